@@ -1,0 +1,1 @@
+"""The periodic super-domain job that extracts knowledge vectors."""

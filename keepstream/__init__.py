@@ -1,0 +1,1 @@
+"""The command line, configuration and wiring. The only package that knows all the others."""

@@ -1,0 +1,1 @@
+"""Torch modules that score a click. No input or output."""

@@ -1,0 +1,1 @@
+"""Reads old logs, and a simulated world, as a Source."""

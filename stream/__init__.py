@@ -1,0 +1,1 @@
+"""From events to labelled examples: transport, order in event time, label join. No torch."""

@@ -1,0 +1,1 @@
+"""Learns continually from labelled examples."""
