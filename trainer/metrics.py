@@ -41,6 +41,18 @@ class MetricsConfig:
     activity_edges: tuple[float, ...] = (1, 10, 100, 1000)  # what a user was shown before: decades
     item_age_edges_h: tuple[float, ...] = (1, 6, 24, 72, 168)  # an hour … a week: how news fades
 
+    def __post_init__(self) -> None:
+        if not self.arms or len(set(self.arms)) < len(self.arms):
+            raise ValueError(f"arms = {list(self.arms)} must name one arm or more, each once")
+        if self.window_s < 1 or self.request_hold_s < 0:
+            raise ValueError("window_s must be at least 1 and request_hold_s at least 0")
+        for name in ("max_open_rows", "max_user_rows", "max_windows", "max_days", "max_scenes"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1")
+        for name in ("activity_edges", "item_age_edges_h"):
+            if list(getattr(self, name)) != sorted(set(getattr(self, name))):
+                raise ValueError(f"{name} must increase")
+
 
 class MetricsError(Exception):
     """The metrics were given something that is not a prediction of labelled rows."""
@@ -64,10 +76,6 @@ class Prequential:
         arms = len(config.arms)
         hold = int(config.request_hold_s * 1000)
         span = int(config.window_s * 1000)
-        if arms == 0 or len(set(config.arms)) < arms or span <= 0:
-            raise MetricsError(
-                f"arms {config.arms!r} must differ and window_s = {config.window_s} be more than 0."
-            )
         self._activity = _Buckets(config.activity_edges, first=1)
         self._age = _Buckets(config.item_age_edges_h, first=self._activity.end)
         self._scene = self._age.end  # the first scene's cell; the last one is "other"
@@ -221,13 +229,14 @@ class Prequential:
         }
 
     def glance(self) -> Figures:
-        """Return the figures over all and of the newest window ("window"), for a live display.
+        """Return the figures over all and of a recent window ("window"), for a live display.
 
         Cheap: leaves out per-user AUC.
         """
         cells, windows, _ = self._requests.counted(self._cells, self._windows, self._days)
         closed = _Closed(cells, windows, windows, None, None)
-        newest = self._windows.places()[-1:]
+        newest = self._windows.places()[-2:]  # the last may just have begun: take the fuller one
+        newest.sort(key=lambda w: float(self._windows.sums[w, 0, EXAMPLES]), reverse=True)
         return {
             **self._cell(0, closed),
             **self._counts(),
@@ -288,6 +297,17 @@ class Prequential:
         self._days.restore(state["days"])
         self._requests.restore(state["requests"])
         self._users.restore(state["users"])
+
+    @property
+    def examples(self) -> int:
+        """Rows so far."""
+        return self._rows
+
+    @property
+    def logloss(self) -> float | None:
+        """Log loss of the first arm over all, in nats."""
+        scored = float(self._cells.sums[0, 0, EXAMPLES])
+        return float(self._cells.sums[0, 0, LOGLOSS]) / scored if scored else None
 
     def _counts(self) -> Figures:
         scored = int(self._cells.sums[0, 0, EXAMPLES])
