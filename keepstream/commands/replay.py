@@ -1,0 +1,87 @@
+"""`keepstream replay`: train on an old log, or write it into a file log."""
+
+import argparse
+import threading
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import TextIO
+
+from keepstream.commands.command import (
+    Command,
+    UsageError,
+    add_config,
+    config_of,
+)
+from keepstream.commands.training import add_run, train_and_tell
+from keepstream.inputs import opener, time_ms
+from replay.pace import Pace
+from stream.events import EventSchema
+from stream.position import Position
+from stream.source import Source
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
+    add_config(parser)
+    parser.add_argument(
+        "--input", type=Path, nargs="+", required=True, metavar="FILE",
+        help=".parquet, .ndjson or .jsonl (.gz, .zst), or the folder of a file log",
+    )  # fmt: skip
+    parser.add_argument(
+        "--speed", type=float, metavar="N",
+        help="N times as fast as the log's own time (1: real time); by default as fast as it goes",
+    )  # fmt: skip
+    parser.add_argument("--from", type=time_ms, dest="from_ms", metavar="TIME",
+                        help="only events from this time on (ISO, UTC, or epoch ms)")  # fmt: skip
+    parser.add_argument("--until", type=time_ms, dest="until_ms", metavar="TIME",
+                        help="only events before this time")  # fmt: skip
+    parser.add_argument(
+        "--as-served", action="store_true",
+        help="also score each impression when it is shown, by the model of that moment",
+    )  # fmt: skip
+    parser.add_argument("--seed", type=int, help="in place of train.seed")
+    parser.add_argument(
+        "--into", type=Path, metavar="LOG", help="write the events into a file log, train nothing"
+    )
+    parser.add_argument("--per-message", type=int, default=1, metavar="N",
+                        help="with --into: events packed into a message")  # fmt: skip
+    add_run(parser)
+
+
+def replay(args: argparse.Namespace, out: TextIO) -> int:
+    """Train from an old log exactly as if it were arriving now.
+
+    Each example is scored before it is learned; the scores are the metrics. With --run the same
+    command goes on after a stop or a kill, bit for bit.
+
+    Examples:
+      keepstream replay --config examples/ebnerd.toml --input events.parquet --as-served
+      keepstream replay --config my.toml --input 2026-11-*.ndjson.zst --run runs/november
+      keepstream replay --config my.toml --input events.parquet --into log --per-message 100
+
+    """
+    config = config_of(args)
+    if args.speed is not None and args.speed <= 0:
+        raise UsageError("--speed must be above 0; leave it out to go as fast as it goes.")
+    if args.per_message < 1:
+        raise UsageError("--per-message must be at least 1.")
+    if args.as_served:
+        config = replace(config, train=replace(config.train, as_served=True))
+    if args.seed is not None:
+        config = replace(config, train=replace(config.train, seed=args.seed))
+    if args.into is not None:
+        return _into(args, out)
+    opened = opener(config, args.input, from_ms=args.from_ms, until_ms=args.until_ms)
+
+    def open_source(schema: EventSchema, position: Position) -> Source:
+        source = opened(schema, position)
+        if args.speed is None:
+            return source
+        return Pace(source, args.speed, sleep=threading.Event().wait, now=time.monotonic)
+
+    outcome = train_and_tell(args, config, open_source, out, drain=True)
+    return 0 if outcome.result["examples"] else 1
+
+
+COMMAND = Command("replay", add_arguments, replay)

@@ -1,0 +1,120 @@
+"""What `replay`, `train` and `demo` share: a run folder, progress, a result for people."""
+
+import argparse
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TextIO
+
+from keepstream.commands.command import print_json, say
+from keepstream.config import Config
+from keepstream.progress import Progress
+from keepstream.report import render_report
+from keepstream.runs import RunFolder
+from keepstream.wiring import OpenSource, Outcome, run
+
+
+def add_run(parser: argparse.ArgumentParser) -> None:
+    """Add --run, --fresh, --report and --quiet."""
+    parser.add_argument(
+        "--run", type=Path, metavar="DIR",
+        help="keep checkpoints, trace, dead letters and result here; the same command goes on "
+        "where it was stopped or killed",
+    )  # fmt: skip
+    parser.add_argument(
+        "--fresh", action="store_true", help="forget what an earlier run left in --run"
+    )
+    parser.add_argument(
+        "--report", type=Path, metavar="FILE.html", help="write the one-page report here"
+    )
+    parser.add_argument("--quiet", action="store_true", help="show no progress")
+
+
+@contextmanager
+def run_folder(path: Path | None, *, fresh: bool) -> Iterator[RunFolder]:
+    """Hold the run's folder; without a path, one that goes when the run ends."""
+    if path is not None:
+        with RunFolder(path) as folder:
+            if fresh:
+                folder.clear()
+            yield folder
+        return
+    with tempfile.TemporaryDirectory(prefix="keepstream-") as name, RunFolder(Path(name)) as folder:
+        yield folder
+
+
+def train_and_tell(
+    args: argparse.Namespace, config: Config, open_source: OpenSource, out: TextIO, *, drain: bool
+) -> Outcome:
+    """Run the loop, write the report, print the result."""
+    progress = Progress.to_stderr(quiet=args.quiet, clock=time.monotonic)
+    with run_folder(args.run, fresh=args.fresh) as folder:
+        outcome = run(
+            config,
+            open_source,
+            folder,
+            keep=args.run is not None,
+            drain=drain,
+            progress=progress,
+            say=say,
+        )
+        page = render_report({**outcome.result, "config": config.as_tables()})
+        report = args.report or (folder.report if args.run is not None else None)
+        if report is not None:
+            report.write_text(page, encoding="utf-8")
+    if args.json:
+        print_json(outcome.result, out)
+    else:
+        print(as_text(outcome.result), file=out)
+        if report is not None:
+            print(f"Report: {report}", file=out)
+    return outcome
+
+
+def as_text(result: dict[str, Any]) -> str:
+    """Return a result as the lines that people read."""
+    if not result["examples"]:
+        return f"No example was settled. {_counts(result)}"
+    lines = [
+        f"{result['examples']:,} examples, {result['clicks']:,} clicks, "
+        f"{result['batches']:,} batches in {result['wall_s']:.1f} s "
+        f"({result['examples_per_s']:,.0f} examples/s, {result['peak_rss_mb']:,} MB)",
+        "",
+        f"{'':14}{'AUC/request':>12}{'AUC/user':>10}{'AUC':>8}{'log loss':>10}{'NE':>8}"
+        f"{'calibration':>13}",
+    ]
+    for arm, suffix in (
+        ("scored, learned", ""),
+        ("as served", "_as_served"),
+        ("oracle", "_oracle"),
+    ):
+        if f"auc{suffix}" in result:
+            lines.append(_row(arm, {k: result.get(k + suffix) for k in _FIGURES}))
+    for title, key in (("scene", "by_scene"), ("day", "by_day")):
+        for name, figures in result.get(key, {}).items() if result.get(key) else ():
+            lines.append(_row(f"{title} {name}", figures))
+    lines += ["", _counts(result), f"examples {result['examples_digest']}",
+              f"weights  {result['weights_digest']}"]  # fmt: skip
+    return "\n".join(lines)
+
+
+_FIGURES = ("auc_request", "auc_user", "auc", "logloss", "normalized_entropy", "calibration")
+
+
+def _row(name: str, figures: dict[str, Any]) -> str:
+    widths = (12, 10, 8, 10, 8, 13)
+    cells = (
+        f"{'–' if figures.get(k) is None else format(figures[k], '.4f'):>{w}}"
+        for k, w in zip(_FIGURES, widths, strict=True)
+    )
+    return f"{name[:14]:14}" + "".join(cells)
+
+
+def _counts(result: dict[str, Any]) -> str:
+    counts = result["counts"]
+    return "Events: " + ", ".join(
+        f"{value:,} {name.replace('_', ' ')}" for name, value in counts.items() if value and
+        not isinstance(value, dict)
+    ) + "."  # fmt: skip

@@ -1,0 +1,193 @@
+"""One TOML file, plus environment and ``--set``; unknown keys are refused with the nearest one."""
+
+import os
+import tomllib
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from dataclasses import MISSING, Field, asdict, dataclass, field, fields, is_dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, TypeVar
+
+import orjson
+from xxhash import xxh3_128
+
+from stream.join import JoinConfig
+from stream.order import OrderConfig
+from trainer.checkpoint import CheckpointConfig
+from trainer.features import FeatureConfig
+from trainer.idmap import IdMapConfig
+from trainer.learner import LearnerConfig
+from trainer.metrics import MetricsConfig
+from trainer.rehearsal import RehearsalConfig
+
+ENVIRONMENT = "KEEPSTREAM_"
+
+T = TypeVar("T")
+
+
+class ConfigError(Exception):
+    """The configuration cannot be used; the message names the place, the fact and the next move."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """How the loop runs."""
+
+    batch_size: int = 512  # examples a step; small enough to learn within minutes of traffic
+    seed: int = 0  # everything random follows from it
+    as_served: bool = False  # also score at impression time, by the model of that moment
+    positive_at: str = "deadline"  # or "click": learn a positive as soon as it is known
+    pending_rows_in_memory: int = 1_000_000  # waiting rows beyond it go to a scratch file
+
+    def __post_init__(self) -> None:
+        if self.batch_size < 1:
+            raise ValueError("batch_size must be at least 1")
+        if self.positive_at not in ("deadline", "click"):
+            raise ValueError('positive_at must be "deadline" or "click"')
+
+
+@dataclass(frozen=True, kw_only=True)
+class LogConfig:
+    """The file log that `train` follows and `simulate` writes."""
+
+    root: str = "log"  # its folder
+    topics: tuple[str, ...] = ("impressions", "feedback")  # what the trainer reads
+    fsync: str = "interval"  # never | interval | always: what a power failure may cost
+    partitions: int = 1  # of topics that are created
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """Everything a run is built from; each part receives its own table only."""
+
+    input: Mapping[str, Any] = field(default_factory=dict)  # how a file's columns map (replay/)
+    log: LogConfig = field(default_factory=LogConfig)
+    order: OrderConfig = field(default_factory=OrderConfig)
+    join: JoinConfig = field(default_factory=JoinConfig)
+    features: Mapping[str, Any] = field(default_factory=dict)  # the schema (trainer/schema.py)
+    state: FeatureConfig = field(default_factory=FeatureConfig)
+    ids: IdMapConfig = field(default_factory=IdMapConfig)
+    model: LearnerConfig = field(default_factory=LearnerConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    rehearsal: RehearsalConfig = field(default_factory=RehearsalConfig)
+    metrics: MetricsConfig = field(default_factory=MetricsConfig)
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+
+    def as_tables(self) -> dict[str, Any]:
+        """Return the whole configuration, defaults included, as JSON-ready tables."""
+        return {
+            f.name: asdict(value) if is_dataclass(value) else dict(value)  # type: ignore[arg-type]  # a dataclass instance or a mapping
+            for f in fields(self)
+            if (value := getattr(self, f.name)) is not None
+        }
+
+    def digest(self) -> str:
+        """Return the digest of what decides the result: not where things lie or how often saved."""
+        tables = self.as_tables()
+        for name in ("log", "checkpoint"):
+            del tables[name]
+        return xxh3_128(orjson.dumps(tables, option=orjson.OPT_SORT_KEYS)).hexdigest()
+
+
+def load(
+    path: Path | None,
+    settings: Sequence[str] = (),
+    environment: Mapping[str, str] = os.environ,
+) -> Config:
+    """Return the configuration of a TOML file, then the environment, then ``table.key=value``."""
+    tables: dict[str, Any] = {}
+    if path is not None:
+        try:
+            tables = tomllib.loads(path.read_text("utf-8"))
+        except FileNotFoundError as error:
+            raise ConfigError(
+                f"{path}: there is no such file. `keepstream init` writes one to start from."
+            ) from error
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
+            raise ConfigError(f"{path}: not readable as TOML: {error}") from error
+    known = {f.name for f in fields(Config)}
+    for name, text in sorted(environment.items()):
+        if name.startswith(ENVIRONMENT):
+            table, _, key = name.removeprefix(ENVIRONMENT).lower().partition("_")
+            if table in known and key:
+                _set(tables, table, key, text)
+    for setting in settings:
+        place, equals, text = setting.partition("=")
+        table, dot, key = place.strip().partition(".")
+        if not (equals and dot):
+            raise ConfigError(f"--set {setting}: expected table.key=value, as train.seed=3")
+        _set(tables, table, key, text)
+    return from_tables(tables, where=str(path or "configuration"))
+
+
+def from_tables(tables: Mapping[str, Any], where: str = "configuration") -> Config:
+    """Build the configuration from TOML tables."""
+    return _build(Config, tables, where)
+
+
+def _set(tables: dict[str, Any], table: str, key: str, text: str) -> None:
+    try:
+        value = tomllib.loads(f"v = {text}")["v"]
+    except tomllib.TOMLDecodeError:
+        value = text  # a plain word needs no quotes
+    node = tables.setdefault(table, {})
+    *parents, last = key.split(".")
+    for parent in parents:
+        node = node.setdefault(parent, {})
+    node[last] = value
+
+
+def _build(cls: type[T], table: Mapping[str, Any], where: str) -> T:
+    if not isinstance(table, Mapping):
+        raise ConfigError(f"{where}: expected a table, got {table!r}")
+    known: dict[str, Field[Any]] = {f.name: f for f in fields(cls)}  # type: ignore[arg-type]  # cls is a dataclass
+    hints = typing.get_type_hints(cls)
+    for key in table:
+        if key not in known:
+            raise ConfigError(_unknown(key, known, where))
+    values = {k: _value(hints[k], v, f"{where} [{k}]" if cls is Config else f"{where} {k}")
+              for k, v in table.items()}  # fmt: skip
+    missing = [
+        n
+        for n, f in known.items()
+        if n not in values and f.default is MISSING and f.default_factory is MISSING
+    ]
+    if missing:
+        raise ConfigError(f"{where}: {missing[0]} is missing. Add `{missing[0]} = …`.")
+    try:
+        return cls(**values)
+    except (ValueError, TypeError) as error:
+        raise ConfigError(f"{where}: {error}") from error
+
+
+def _value(hint: Any, value: Any, where: str) -> Any:
+    origin = typing.get_origin(hint)
+    if origin in (typing.Union, types.UnionType):
+        options = [a for a in typing.get_args(hint) if a is not type(None)]
+        return _value(options[0], value, where)
+    if is_dataclass(hint):
+        return _build(typing.cast(type[Any], hint), value, where)
+    if origin is tuple:
+        if not isinstance(value, (list, tuple)):
+            raise ConfigError(f"{where}: expected a list, got {value!r}")
+        inner = typing.get_args(hint)[0]
+        return tuple(_value(inner, v, where) for v in value)
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    expected = origin or hint
+    if expected in (bool, int, float, str) and type(value) is not expected:
+        raise ConfigError(
+            f"{where}: expected {_SAID[expected]}, got {value!r} ({type(value).__name__})"
+        )
+    return value
+
+
+def _unknown(key: str, known: Mapping[str, Any], where: str) -> str:
+    near = get_close_matches(key, known, 1)
+    hint = f"Did you mean {near[0]!r}?" if near else f"Known: {', '.join(sorted(known))}."
+    return f"{where}: there is no {key!r}. {hint}"
+
+
+_SAID = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}

@@ -1,0 +1,128 @@
+"""Opens whatever `--input` names: Parquet files, NDJSON files or a file log."""
+
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+from keepstream.config import Config, ConfigError
+from keepstream.wiring import OpenSource
+from replay.mapping import ParquetMapping
+from replay.ndjson import NdjsonSource
+from replay.parquet import ParquetSource
+from stream.events import EventSchema
+from stream.filelog_source import FileLogSource
+from stream.position import Partition, Position
+from stream.source import Block, Source
+
+_NDJSON = (".ndjson", ".jsonl", ".ndjson.gz", ".jsonl.gz", ".ndjson.zst", ".jsonl.zst")
+
+
+def kind_of(paths: Sequence[Path]) -> str:
+    """Return "parquet", "ndjson" or "log": what the inputs are, by their names.
+
+    >>> kind_of([Path("a.jsonl.zst"), Path("b.ndjson")])
+    'ndjson'
+    """
+    kinds = {_kind(path) for path in paths}
+    if len(kinds) > 1:
+        raise ConfigError(
+            f"--input mixes {' and '.join(sorted(kinds))}: replay one kind at a time, or write the "
+            "others into a log first (`keepstream replay --into LOG`)."
+        )
+    return kinds.pop()
+
+
+def _kind(path: Path) -> str:
+    if path.is_dir():
+        return "log"
+    if path.name.endswith(_NDJSON):
+        return "ndjson"
+    if path.suffix in (".parquet", ".pq"):
+        return "parquet"
+    raise ConfigError(
+        f"{path}: not a kind of input that is known. Expected .parquet, {', '.join(_NDJSON)}, or the "
+        "folder of a file log."
+    )
+
+
+def opener(
+    config: Config,
+    paths: Sequence[Path],
+    *,
+    from_ms: int | None = None,
+    until_ms: int | None = None,
+    follow: bool = False,
+) -> OpenSource:
+    """Return the function that opens ``paths`` at a position."""
+    for path in paths:
+        if not path.exists():
+            raise ConfigError(f"{path}: there is no such file or folder. Check --input.")
+    kind = kind_of(paths)
+
+    def open_source(schema: EventSchema, position: Position) -> Source:
+        if kind == "parquet":
+            return ParquetSource(
+                paths, mapping_of(config), schema,
+                position=position, from_ms=from_ms, until_ms=until_ms,
+            )  # fmt: skip
+        if kind == "ndjson":
+            return NdjsonSource(
+                paths, schema, position=position, from_ms=from_ms, until_ms=until_ms
+            )
+        if len(paths) > 1:
+            raise ConfigError("--input: one file log at a time.")
+        return FileLogSource(
+            paths[0], config.log.topics, schema,
+            position=position, follow=follow, from_ms=from_ms, until_ms=until_ms,
+        )  # fmt: skip
+
+    return open_source
+
+
+class UntilIdle:
+    """A source that follows a log, ended the first time that nothing more is there."""
+
+    def __init__(self, source: Source) -> None:
+        self._source = source
+
+    @property
+    def partitions(self) -> tuple[Partition, ...]:
+        """The partitions of the source."""
+        return self._source.partitions
+
+    @property
+    def schema(self) -> EventSchema:
+        """What its events carry."""
+        return self._source.schema
+
+    def __iter__(self) -> Iterator[Block]:
+        for block in self._source:
+            if not len(block.events) and len(block.idle) == len(self.partitions):
+                return
+            yield block
+
+    def close(self) -> None:
+        """Close the source."""
+        self._source.close()
+
+
+def mapping_of(config: Config) -> ParquetMapping:
+    """Return the column mapping of a configuration."""
+    if not config.input:
+        raise ConfigError(
+            "[input] is missing: a Parquet file needs to be told its columns. "
+            "`keepstream init --from FILE.parquet` writes the table with its guesses."
+        )
+    return ParquetMapping.from_table(dict(config.input))
+
+
+def time_ms(text: str) -> int:
+    """Return epoch milliseconds of an ISO time (UTC where it names no zone) or of a number.
+
+    >>> time_ms("2023-05-18T07:00")
+    1684393200000
+    """
+    if text.isdecimal():
+        return int(text)
+    when = datetime.fromisoformat(text)
+    return int((when if when.tzinfo else when.replace(tzinfo=UTC)).timestamp() * 1000)

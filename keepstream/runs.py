@@ -1,0 +1,98 @@
+"""A run's folder: its checkpoints, trace, dead letters, result and report."""
+
+import fcntl
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any
+
+import orjson
+
+from keepstream.config import Config, ConfigError
+
+
+class RunInUse(ConfigError):
+    """Another process trains into the same folder."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(
+            f"{path}: another process is training into this folder. Stop it, or give --run another."
+        )
+
+
+class RunFolder:
+    """The folder of one run, held by one process at a time.
+
+    ``config.json`` is what it was started with; a run goes on only with the same.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.checkpoints = path / "checkpoints"
+        self.trace = path / "trace.ndjson"
+        self.letters = path / "deadletters.ndjson"
+        self.result = path / "result.json"
+        self.report = path / "report.html"
+        self.scratch = path / "scratch"
+        self._config = path / "config.json"
+        self._lock: IO[bytes] | None = None
+
+    def __enter__(self) -> "RunFolder":
+        self.path.mkdir(parents=True, exist_ok=True)
+        self._lock = (self.path / "lock").open("wb")
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            self._lock.close()
+            raise RunInUse(self.path) from error
+        shutil.rmtree(
+            self.scratch, ignore_errors=True
+        )  # left by a crash; the checkpoint has it all
+        self.scratch.mkdir()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        assert self._lock is not None, "left only after it was entered"
+        shutil.rmtree(self.scratch, ignore_errors=True)
+        self._lock.close()
+
+    def clear(self) -> None:
+        """Forget an earlier run in this folder; anything else in it is left alone."""
+        shutil.rmtree(self.checkpoints, ignore_errors=True)
+        for path in (self.trace, self.letters, self.result, self.report, self._config):
+            path.unlink(missing_ok=True)
+        self.letters.with_name(self.letters.name + ".1").unlink(missing_ok=True)
+
+    def claim(self, config: Config) -> None:
+        """Say that this folder belongs to ``config``; refuse where it belongs to another."""
+        tables = config.as_tables()
+        if self._config.exists():
+            before = orjson.loads(self._config.read_bytes())
+            if before["digest"] != config.digest():
+                changed = ", ".join(_differences(before["tables"], tables)) or "defaults"
+                raise ConfigError(
+                    f"{self.path}: this run was started with another configuration ({changed} "
+                    "changed). Restore it, start over with --fresh, or give --run another folder."
+                )
+        said = {"digest": config.digest(), "tables": tables}
+        self._config.write_bytes(orjson.dumps(said, option=orjson.OPT_INDENT_2))
+
+    def write_result(self, result: Mapping[str, Any]) -> None:
+        """Write ``result.json``, whole or not at all."""
+        staged = self.result.with_suffix(".writing")
+        staged.write_bytes(orjson.dumps(result, option=orjson.OPT_INDENT_2))
+        staged.replace(self.result)
+
+
+def _differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
+    changed = []
+    for table in sorted(set(before) | set(after) - {"log", "checkpoint"}):
+        old, new = before.get(table) or {}, orjson.loads(orjson.dumps(after.get(table) or {}))
+        changed += [f"{table}.{k}" for k in sorted({*old, *new}) if old.get(k) != new.get(k)]
+    return [c for c in changed if not c.startswith(("log.", "checkpoint."))]

@@ -1,0 +1,199 @@
+"""Builds the parts from the configuration and runs the loop over a source."""
+
+import resource
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from keepstream.config import Config
+from keepstream.progress import Progress
+from keepstream.runs import RunFolder
+from keepstream.signals import Interruption
+from keepstream.status import snapshot
+from stream.deadletters import DeadLetterFile
+from stream.events import EventSchema
+from stream.join import LabelJoin
+from stream.order import EventTimeOrder
+from stream.pending import PendingRows
+from stream.policy import Wait
+from stream.position import Partition, Position
+from stream.source import Source
+from stream.state import State
+from trainer.ahead import Ahead
+from trainer.batcher import Batcher
+from trainer.checkpoint import Checkpoint, Checkpoints
+from trainer.features import Features
+from trainer.idmap import IdMap
+from trainer.ingest import Ingest
+from trainer.learner import Learner
+from trainer.loop import Training, train
+from trainer.metrics import Prequential
+from trainer.rehearsal import Rehearsal
+from trainer.saver import Saver
+from trainer.schema import FeatureSchema
+from trainer.trace import Trace
+
+OpenSource = Callable[[EventSchema, Position], Source]
+Say = Callable[[str], None]  # one line for a person, to standard error
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a run ended."""
+
+    result: dict[str, Any]
+    ended: bool  # the source has no more; False: it was interrupted
+
+
+def feature_schema(config: Config) -> FeatureSchema:
+    """Return the feature schema of a configuration."""
+    return FeatureSchema.from_table({"features": dict(config.features)})
+
+
+def event_schema(config: Config) -> EventSchema:
+    """Return what the events of a configuration carry."""
+    return feature_schema(config).event_schema(config.join.label_actions)
+
+
+def run(
+    config: Config,
+    open_source: OpenSource,
+    folder: RunFolder,
+    *,
+    keep: bool,
+    drain: bool,
+    progress: Progress,
+    say: Say,
+) -> Outcome:
+    """Train on a source until it ends or is interrupted; go on from a checkpoint if there is one.
+
+    ``keep`` saves checkpoints into the folder. ``drain`` settles what waits when the source ends.
+    """
+    started = time.monotonic()
+    folder.claim(config)
+    checkpoints = Checkpoints(folder.checkpoints, config.checkpoint.keep)
+    state = _resume(checkpoints, say)
+    position = Position.from_json(state["ingest"]["position"]) if state else Position()
+    source = open_source(event_schema(config), position)
+    try:
+        letters = DeadLetterFile(folder.letters)
+        ingest = build_ingest(config, source.partitions, folder.scratch)
+        training = build_training(config, folder.trace, folder.scratch)
+        if state:
+            ingest.restore(state["ingest"])
+            training.restore(state["training"])
+        letters.restore(state["ingest"]["letters"] if state else DeadLetterFile.NOTHING)
+        learned_before = training.metrics.examples
+        ahead = Ahead(
+            source,
+            ingest,
+            letters=letters,
+            clock=time.monotonic,
+            barrier_every_s=config.checkpoint.every_s if keep else None,
+            drain=drain,
+        )
+        saved: list[Checkpoint] = []
+
+        def on_saved(checkpoint: Checkpoint) -> None:
+            saved.append(checkpoint)
+            ahead.saving.clear()
+
+        def on_failed(error: OSError) -> None:
+            ahead.saving.clear()
+            say(f"{folder.checkpoints}: a checkpoint could not be written ({error}). Training goes "
+                "on, and the last one stays in force: make room.")  # fmt: skip
+
+        saver = Saver(
+            checkpoints, {"config_digest": config.digest()}, saved=on_saved, failed=on_failed
+        )
+
+        def show(training: Training) -> None:
+            progress.update(lambda: snapshot(training, ingest.names, saved))
+
+        with Interruption(ahead.stop, say), ahead:
+            ended = train(ahead, training, saver.save if keep else _save_nothing, show)
+        saver.wait()
+        show(training)
+    finally:
+        source.close()
+        progress.close()
+    wall_s = time.monotonic() - started
+    learned = training.metrics.examples - learned_before
+    result = {
+        **training.metrics.summary(ingest.names),
+        "batches": training.batches,
+        "counts": _counts(training, letters),
+        "resumed": state is not None,
+        "ended": ended,
+        "config_digest": config.digest(),
+        "examples_digest": training.examples_digest,
+        "weights_digest": training.learner.weights_digest(),
+        "wall_s": round(wall_s, 3),
+        "examples_per_s": round(learned / wall_s, 1),
+        "peak_rss_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
+    }
+    folder.write_result({**result, "config": config.as_tables()})
+    return Outcome(result, ended)
+
+
+def build_ingest(config: Config, partitions: tuple[Partition, ...], scratch: Path) -> Ingest:
+    """Build all that lies between the log and the learner."""
+    schema = feature_schema(config)
+    events = event_schema(config)
+    features = Features(schema, config.state)
+    return Ingest(
+        order=EventTimeOrder(config.order, events, partitions),
+        join=LabelJoin(config.join, Wait(config.train.positive_at), events),
+        features=features,
+        pending=PendingRows(
+            features.columns(), memory_rows=config.train.pending_rows_in_memory, scratch=scratch
+        ),
+        batcher=Batcher(config.train.batch_size),
+        ids=IdMap(config.ids),
+        rehearsal=Rehearsal(config.rehearsal, config.train.seed),
+        as_served=config.train.as_served,
+        request_relative=schema.request_relative,
+    )
+
+
+def build_training(config: Config, trace: Path | None, scratch: Path) -> Training:
+    """Build the model, its metrics and the trace."""
+    schema = feature_schema(config)
+    served = PendingRows({"p": (np.float32, None)}, scratch=scratch)
+    return Training(
+        learner=Learner(
+            config.model,
+            schema.shape(config.model.embedding_width),
+            max_rows=config.ids.max_rows,
+            seed=config.train.seed,
+        ),
+        metrics=Prequential(config.metrics),
+        trace=Trace(trace),
+        served=served if config.train.as_served else None,
+        oracle=schema.oracle is not None,
+    )
+
+
+def _resume(checkpoints: Checkpoints, say: Say) -> State | None:
+    latest = checkpoints.latest()
+    if latest is None:
+        return None
+    checkpoint, state, refused = latest
+    for corrupt in refused:
+        say(str(corrupt))
+    say(f"Resuming from {checkpoint.path} ({checkpoint.manifest['batches']:,} batches learned).")
+    return state
+
+
+def _save_nothing(*_: object) -> None:
+    """A run that keeps nothing passes its barriers by."""
+
+
+def _counts(training: Training, letters: DeadLetterFile) -> dict[str, Any]:
+    counts = training.counts
+    return {"events": counts.events, "late": counts.late, "rejected": counts.rejected,
+            **counts.join, "dead_letters": letters.counts} if counts else {}  # fmt: skip

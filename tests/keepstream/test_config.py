@@ -1,0 +1,59 @@
+from pathlib import Path
+
+import pytest
+
+from keepstream.config import ConfigError, from_tables, load
+
+
+@pytest.mark.parametrize(
+    ("tables", "said"),
+    [
+        ({"trian": {}}, "Did you mean 'train'?"),
+        ({"train": {"batch_sise": 3}}, "Did you mean 'batch_size'?"),
+        ({"train": {"batch_size": "3"}}, "expected a whole number"),
+        ({"train": {"batch_size": 0}}, "batch_size must be at least 1"),
+        ({"train": 3}, "expected a table"),
+        ({"log": {"topics": "impressions"}}, "expected a list"),
+        ({"train": {"as_served": 1}}, "expected true or false"),
+    ],
+)
+def test_a_wrong_setting_is_refused_with_the_next_move(tables: dict, said: str) -> None:  # type: ignore[type-arg]  # any TOML
+    """A setting that is silently ignored costs a day of somebody's training."""
+    with pytest.raises(ConfigError) as refused:
+        from_tables(tables, "my.toml")
+
+    assert said in str(refused.value)
+    assert "my.toml" in str(refused.value)
+
+
+def test_the_environment_goes_before_the_file_and_set_before_both(tmp_path: Path) -> None:
+    """Deployments differ by their environment, one run by its command line."""
+    path = tmp_path / "k.toml"
+    path.write_text("[train]\nseed = 1\nbatch_size = 8\n[join]\nwindow_s = 5\n")
+    environment = {"KEEPSTREAM_TRAIN_SEED": "2", "KEEPSTREAM_JOIN_WINDOW_S": "7", "HOME": "x"}
+
+    config = load(path, ["train.seed=3", "model.name=mlp"], environment)
+
+    assert (3, 8, 7.0, "mlp") == (
+        config.train.seed,
+        config.train.batch_size,
+        config.join.window_s,
+        config.model.name,
+    )
+
+
+def test_a_file_that_is_not_there_or_no_toml_is_named(tmp_path: Path) -> None:
+    """The message says which file, and what to do."""
+    with pytest.raises(ConfigError, match="keepstream init"):
+        load(tmp_path / "none.toml")
+    (tmp_path / "bad.toml").write_text("[train")
+    with pytest.raises(ConfigError, match=r"bad\.toml: not readable as TOML"):
+        load(tmp_path / "bad.toml")
+
+
+def test_where_things_lie_does_not_change_what_a_run_is() -> None:
+    """A run folder may move; a run with another seed is another run."""
+    one = from_tables({"log": {"root": "a"}, "checkpoint": {"every_s": 5}})
+
+    assert from_tables({}).digest() == one.digest()
+    assert from_tables({"train": {"seed": 1}}).digest() != one.digest()

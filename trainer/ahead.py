@@ -1,0 +1,118 @@
+"""Ingest in a thread of its own, a bounded queue ahead of the learner."""
+
+import queue
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+
+from stream.deadletters import DeadLetterFile
+from stream.source import Source
+from trainer.ingest import Barrier, Ingest, Item
+
+Clock = Callable[[], float]  # seconds, monotonic; keepstream/ gives it
+
+QUEUE_ITEMS = 8  # enough to hide an uneven source; each holds one batch, so memory stays small
+
+
+class Ahead:
+    """Runs `Ingest` over a source while the learner learns; yields its items in their order.
+
+    Leaving the `with` block stops the thread. Whatever the thread raises comes out of the
+    iteration. The queue is bounded: a slow learner holds the ingest back (back-pressure).
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        ingest: Ingest,
+        *,
+        letters: DeadLetterFile,
+        clock: Clock,
+        barrier_every_s: float | None,
+        drain: bool,
+    ) -> None:
+        self._source = source
+        self._ingest = ingest
+        self._letters = letters
+        self._clock = clock
+        self._every_s = barrier_every_s
+        self._drain = drain
+        self._items: queue.Queue[Item | BaseException | None] = queue.Queue(QUEUE_ITEMS)
+        self._stopping = threading.Event()
+        self._quitting = threading.Event()
+        self.saving = threading.Event()  # set while a checkpoint is written: no barrier meanwhile
+        self._thread = threading.Thread(target=self._run, name="ingest", daemon=True)
+
+    def __enter__(self) -> "Ahead":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._quitting.set()
+        self.stop()
+        self._thread.join()
+
+    def stop(self) -> None:
+        """Read no further; what has been read comes out, then a last barrier."""
+        self._stopping.set()
+        self._source.close()
+
+    def __iter__(self) -> Iterator[Item]:
+        while (item := self._items.get()) is not None:
+            if isinstance(item, BaseException):
+                raise item
+            yield item
+
+    def _run(self) -> None:
+        try:
+            for item in self._work():
+                self._put(item)
+            self._put(None)
+        except _Quit:
+            return
+        except BaseException as error:  # noqa: BLE001  # it is raised again in the learner's thread
+            with suppress(_Quit):
+                self._put(error)
+
+    def _work(self) -> Iterator[Item]:
+        ingest = self._ingest
+        saved = silent_since = self._clock()
+        for block in self._source:
+            yield from ingest.feed(block)
+            now = self._clock()
+            if len(block.events) or block.rejected:
+                silent_since = now
+            elif len(block.idle | block.ended) == len(self._source.partitions):
+                yield from ingest.tick(int(1000 * (now - silent_since)))
+            self._letters.extend(ingest.take_refused())
+            due = self._every_s is not None and now - saved >= self._every_s
+            if due and not self.saving.is_set():
+                self.saving.set()
+                yield self._barrier()
+                saved = now
+            if self._stopping.is_set():
+                break
+        ended = not self._stopping.is_set()
+        if ended and self._drain:
+            yield from ingest.finish()
+            self._letters.extend(ingest.take_refused())
+        yield self._barrier(ended=ended)
+
+    def _barrier(self, *, ended: bool = False) -> Barrier:
+        barrier = self._ingest.barrier(ended=ended)
+        self._letters.flush()
+        barrier.state["letters"] = self._letters.state()
+        return barrier
+
+    def _put(self, item: Item | BaseException | None) -> None:
+        while not self._quitting.is_set():
+            try:
+                self._items.put(item, timeout=0.2)
+                return
+            except queue.Full:
+                continue
+        raise _Quit
+
+
+class _Quit(Exception):
+    """The learner has left: nobody takes further items."""

@@ -1,0 +1,304 @@
+"""From a source's blocks to the learner's work, in one canonical order.
+
+`Ingest` holds everything between the log and the learner: order, join, features, waiting rows,
+batches and the id map. It is a function of the logs alone, whatever blocks they come in, and its
+whole state is a value (invariants 1 and 2).
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from stream.digest import ExamplesDigest
+from stream.events import EventColumns
+from stream.join import Joined, LabelJoin
+from stream.order import EventTimeOrder, Ordered
+from stream.pending import PendingRows
+from stream.position import Position
+from stream.source import Block, Rejected
+from stream.state import State
+from trainer.batch import Batch
+from trainer.batcher import Batcher
+from trainer.features import Features
+from trainer.idmap import IdMap
+from trainer.rehearsal import Rehearsal
+from trainer.relative import relative_to_request
+
+Columns = dict[str, npt.NDArray[Any]]
+
+SCORE_ROWS = 4096  # impressions scored at once, counted from the last learned batch
+
+EXAMPLE_COLUMNS = (  # what an example is, wherever and in whatever messages its log was kept
+    "at", "ids", "impression", "item", "label", "label_at", "numbers", "request", "scene",
+    "sequences", "ts", "user",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class ScoreItem:
+    """Impressions to score now, by the model of this moment ("as served")."""
+
+    batch: Batch
+    first_seq: int  # their sequence numbers follow one another
+
+
+@dataclass(frozen=True)
+class LearnItem:
+    """A batch to score, then learn."""
+
+    batch: Batch
+    fresh_rows: npt.NDArray[np.int32]  # embedding rows given to new ids: to reset before learning
+    fresh_ids: npt.NDArray[np.uint64]
+    examples: Columns  # what metrics need of its examples; the rehearsed ones are not among them
+    served_below: int  # served scores of sequence numbers below this are no longer needed
+    examples_digest: str  # of all examples up to this batch
+    counts: "Counts"
+
+
+@dataclass(frozen=True)
+class Barrier:
+    """The state of all that lies before the learner, at this point of the order."""
+
+    state: State
+    position: Position
+    watermark: int  # ms
+    ended: bool
+
+
+Item = ScoreItem | LearnItem | Barrier
+
+
+@dataclass(frozen=True)
+class Counts:
+    """What has happened to events so far, for people."""
+
+    events: int
+    impressions: int
+    rejected: int
+    late: int
+    join: dict[str, int]
+    pending: int
+    held: int
+    watermark: int  # ms
+
+
+class Ingest:
+    """Turns blocks of events into items for the learner."""
+
+    def __init__(
+        self,
+        *,
+        order: EventTimeOrder,
+        join: LabelJoin,
+        features: Features,
+        pending: PendingRows,
+        batcher: Batcher,
+        ids: IdMap,
+        rehearsal: Rehearsal,
+        as_served: bool,
+        request_relative: bool,
+    ) -> None:
+        self._order = order
+        self._join = join
+        self._features = features
+        self._pending = pending
+        self._batcher = batcher
+        self._ids = ids
+        self._rehearsal = rehearsal
+        self._as_served = as_served
+        self._relative = request_relative
+        self._digest = ExamplesDigest()
+        self._scored = 0  # impressions with a smaller seq have been given to the scorer
+        self._events = 0
+        self._rejected = 0
+        self.position = Position()
+        self.names: dict[int, str] = {}
+        self.refused: list[Rejected] = []  # dead letters since they were last taken
+
+    def feed(self, block: Block) -> Iterator[Item]:
+        """Take the next block; yield the work it makes possible."""
+        self.position = block.position
+        self.names.update(block.names)
+        self._refuse(block.rejected)
+        self._events += len(block.events)
+        yield from self._take(self._order.feed(block))
+
+    def tick(self, elapsed_ms: int) -> Iterator[Item]:
+        """Let time pass where all partitions are silent (architecture §1, idle rule)."""
+        yield from self._take(self._order.tick(elapsed_ms))
+
+    def finish(self) -> Iterator[Item]:
+        """Settle and learn everything that waits: the log has ended."""
+        yield from self._take(self._order.finish())
+        yield from self._settle(self._join.drain())
+        rest = self._batcher.drain()
+        if self._as_served:
+            yield from self._score(self._pending.next)
+        if rest is not None:
+            yield self._learn(rest)
+
+    def barrier(self, *, ended: bool = False) -> Barrier:
+        """Return a copy of the state; nothing before it is in flight once it is reached."""
+        return Barrier(self.state(), self.position, self._order.watermark, ended)
+
+    def take_refused(self) -> list[Rejected]:
+        """Return the dead letters since the last call."""
+        refused, self.refused = self.refused, []
+        return refused
+
+    def counts(self) -> Counts:
+        """Return what has happened to events so far."""
+        join = self._join.counts()
+        return Counts(
+            events=self._events,
+            impressions=join["impressions"],
+            rejected=self._rejected,
+            late=self._order.late,
+            join=join,
+            pending=join["pending"],
+            held=self._order.held,
+            watermark=self._order.watermark,
+        )
+
+    def _refuse(self, rejected: tuple[Rejected, ...]) -> None:
+        self._rejected += len(rejected)
+        self.refused.extend(rejected)
+
+    def _take(self, ordered: Ordered) -> Iterator[Item]:
+        self._refuse(ordered.rejected)
+        if len(ordered.events):
+            joined = self._join.feed(ordered.events)
+            rows = self._features.observe(ordered.events, joined, self._pending)
+            first = self._pending.append(rows)
+            assert first == joined.first_seq, "the join and the waiting rows count alike"
+            yield from self._settle(joined, ordered.events)
+        yield from self._settle(self._join.advance(self._order.watermark))
+
+    def _settle(self, joined: Joined, events: EventColumns | None = None) -> Iterator[Item]:
+        settled = joined.settled
+        if len(settled.seq):
+            examples = self._pending.take(settled.seq)
+            del examples["keys"]  # only feedback needs them
+            examples |= {
+                "seq": settled.seq,
+                "label": settled.label,
+                "label_at": settled.label_at,
+                "label_kind": settled.kind,
+            }
+            for batch, before in self._batcher.add(examples, settled.before):
+                if self._as_served:
+                    yield from self._score(_seq_before(joined, before, self._pending.next))
+                yield self._learn(batch)
+        needed = self._join.first_pending
+        if self._as_served:
+            ready = self._pending.next
+            while ready - self._scored >= SCORE_ROWS:
+                yield self._score_item(self._scored + SCORE_ROWS)
+            needed = min(needed, self._scored)
+        self._pending.release(needed)
+
+    def _score(self, until: int) -> Iterator[Item]:
+        while self._scored < until:
+            yield self._score_item(min(until, self._scored + SCORE_ROWS))
+
+    def _score_item(self, until: int) -> ScoreItem:
+        first, self._scored = self._scored, until
+        rows = self._pending.take(np.arange(first, until, dtype=np.int64), names=_MODEL_COLUMNS)
+        numbers = self._numbers(rows)
+        batch = Batch(
+            rows=self._ids.rows(rows["ids"]),
+            sequences=self._ids.rows(rows["sequences"]),
+            numbers=numbers,
+            label=np.zeros(len(numbers), np.float32),
+            request=rows["request"],
+            fresh=len(numbers),
+        )
+        return ScoreItem(batch, first)
+
+    def _learn(self, examples: Columns) -> LearnItem:
+        size = len(examples["label"])
+        examples["numbers"] = self._numbers(examples)
+        self._digest.update({name: examples[name] for name in EXAMPLE_COLUMNS})
+        admitted = self._ids.admit(examples["ids"], int(examples["at"].max()))
+        learned = {
+            "rows": admitted.rows,
+            "sequences": self._ids.rows(examples["sequences"]),
+            "numbers": examples["numbers"],
+            "label": examples["label"].astype(np.float32),
+            "request": examples["request"],
+        }
+        rehearsed = self._rehearsal.draw()
+        if rehearsed is not None:
+            again = {
+                "rows": self._ids.rows(rehearsed["ids"]),
+                "sequences": self._ids.rows(rehearsed["sequences"]),
+                "numbers": rehearsed["numbers"],
+                "label": rehearsed["label"].astype(np.float32),
+                "request": rehearsed["request"],
+            }
+            learned = {k: np.concatenate([v, again[k]]) for k, v in learned.items()}
+        self._rehearsal.keep(examples)
+        held = self._batcher.first_held()
+        return LearnItem(
+            Batch(**learned, fresh=size),
+            admitted.fresh_rows,
+            admitted.fresh_ids,
+            {k: v for k, v in examples.items() if k not in _MODEL_ONLY},
+            self._join.first_pending if held is None else min(held, self._join.first_pending),
+            self._digest.hexdigest(),
+            self.counts(),
+        )
+
+    def _numbers(self, rows: Columns) -> npt.NDArray[np.float32]:
+        numbers: npt.NDArray[np.float32] = rows["numbers"]
+        if not self._relative:
+            return numbers
+        return np.concatenate([numbers, relative_to_request(numbers, rows["request"])], axis=1)
+
+    def state(self) -> State:
+        """Return everything that a restart needs, the model apart."""
+        return {
+            "position": self.position.to_json(),
+            "events": self._events,
+            "rejected": self._rejected,
+            "scored": self._scored,
+            "names": {str(k): v for k, v in self.names.items()},
+            "order": self._order.state(),
+            "join": self._join.state(),
+            "features": self._features.state(),
+            "pending": self._pending.state(),
+            "batcher": self._batcher.state(),
+            "ids": self._ids.state(),
+            "rehearsal": self._rehearsal.state(),
+            "digest": self._digest.state(),
+        }
+
+    def restore(self, state: State) -> None:
+        """Go on from a saved state; the source is to be opened at `position`."""
+        self.position = Position.from_json(state["position"])
+        self._events = int(state["events"])
+        self._rejected = int(state["rejected"])
+        self._scored = int(state["scored"])
+        self.names = {int(k): str(v) for k, v in state["names"].items()}
+        self._order.restore(state["order"])
+        self._join.restore(state["join"])
+        self._features.restore(state["features"])
+        self._pending.restore(state["pending"])
+        self._batcher.restore(state["batcher"])
+        self._ids.restore(state["ids"])
+        self._rehearsal.restore(state["rehearsal"])
+        self._digest.restore(state["digest"])
+
+
+_MODEL_COLUMNS = ("ids", "sequences", "numbers", "request")
+_MODEL_ONLY = ("ids", "sequences", "numbers")
+
+
+def _seq_before(joined: Joined, before: int, known: int) -> int:
+    """Return the first seq that was not yet shown when the event ``before`` came."""
+    if not len(joined.accepted):
+        return known
+    return joined.first_seq + int(np.searchsorted(joined.accepted, before))

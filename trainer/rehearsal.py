@@ -1,0 +1,71 @@
+"""Experience replay: each batch is learned again with a few drawn from the recent past.
+
+A continual learner that sees each example once learns little from rare ones and forgets; mixing
+earlier batches into every step is the plain remedy (Rolnick et al., "Experience Replay for
+Continual Learning", NeurIPS 2019). Rehearsed rows are never scored and enter no metric.
+"""
+
+from collections import deque
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from stream.state import State
+
+Columns = dict[str, npt.NDArray[Any]]
+
+COLUMNS = ("ids", "sequences", "numbers", "label", "request")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RehearsalConfig:
+    """How much of the past each step learns again."""
+
+    batches: int = 0  # earlier batches learned beside each new one; 0 learns each example once
+    keep: int = 400  # from so many most recent ones: bounds the memory, keeps to recent traffic
+
+    def __post_init__(self) -> None:
+        if self.batches < 0 or self.keep < 1:
+            raise ValueError("[train.rehearsal] batches must be 0 or more and keep at least 1")
+
+
+class Rehearsal:
+    """The most recent batches, and a draw from them that depends on the seed and the step alone."""
+
+    def __init__(self, config: RehearsalConfig, seed: int) -> None:
+        self._config = config
+        self._seed = seed
+        self._step = 0
+        self._kept: deque[Columns] = deque(maxlen=config.keep)
+
+    def draw(self) -> Columns | None:
+        """Return the columns of the batches to learn beside the next one, or None."""
+        self._step += 1
+        count = min(self._config.batches, len(self._kept))
+        if not count:
+            return None
+        rng = np.random.default_rng([self._seed, self._step])
+        chosen = [self._kept[i] for i in rng.choice(len(self._kept), count, replace=False)]
+        return {name: np.concatenate([c[name] for c in chosen]) for name in COLUMNS}
+
+    def keep(self, batch: Columns) -> None:
+        """Remember a batch that has been learned."""
+        if self._config.batches:
+            self._kept.append({name: batch[name] for name in COLUMNS})
+
+    def state(self) -> State:
+        """Return the kept batches, end to end, and the step."""
+        state: State = {"step": self._step, "lengths": [len(c["label"]) for c in self._kept]}
+        if self._kept:
+            state["columns"] = {n: np.concatenate([c[n] for c in self._kept]) for n in COLUMNS}
+        return state
+
+    def restore(self, state: State) -> None:
+        """Go on from a saved state."""
+        self._step = int(state["step"])
+        self._kept.clear()
+        ends = np.cumsum(state["lengths"], dtype=np.int64)
+        for start, end in zip(np.r_[0, ends[:-1]], ends, strict=True):
+            self._kept.append({n: state["columns"][n][start:end] for n in COLUMNS})

@@ -1,0 +1,58 @@
+"""Writes checkpoints while learning goes on: the state is a copy, so only the copy stalls it."""
+
+import threading
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from stream.state import State
+from trainer.checkpoint import Checkpoint, Checkpoints
+from trainer.ingest import Barrier
+
+
+class Saver:
+    """Saves the state at a barrier in a thread of its own, one at a time."""
+
+    def __init__(
+        self,
+        checkpoints: Checkpoints,
+        about: Mapping[str, Any],
+        *,
+        saved: Callable[[Checkpoint], None],
+        failed: Callable[[OSError], None],
+    ) -> None:
+        self._checkpoints = checkpoints
+        self._about = dict(about)
+        self._saved = saved
+        self._failed = failed
+        self._writing: threading.Thread | None = None
+
+    def save(self, barrier: Barrier, training: State, batches: int) -> None:
+        """Write the checkpoint of ``barrier`` and the learner's state; returns at once.
+
+        A disk that is full ends no training: `failed` is told, and the last checkpoint stays.
+        """
+        self.wait()
+        state: State = {"ingest": barrier.state, "training": training}
+        about = {
+            **self._about,
+            "batches": batches,
+            "position": barrier.position.to_json(),
+            "watermark_ms": barrier.watermark,
+            "ended": barrier.ended,
+        }
+        self._writing = threading.Thread(target=self._write, args=(state, about), name="saver")
+        self._writing.start()
+
+    def wait(self) -> None:
+        """Wait until the last checkpoint is on disk."""
+        if self._writing is not None:
+            self._writing.join()
+            self._writing = None
+
+    def _write(self, state: State, about: Mapping[str, Any]) -> None:
+        try:
+            checkpoint = self._checkpoints.write(state, about)
+        except OSError as error:
+            self._failed(error)
+        else:
+            self._saved(checkpoint)
