@@ -7,8 +7,7 @@ at impression time, an oracle that knows the true probability.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from itertools import pairwise
-from math import ceil, log, log1p
+from math import ceil
 from typing import Any, Final
 
 import numpy as np
@@ -16,14 +15,13 @@ import numpy.typing as npt
 
 from stream.state import State
 from trainer.auc import F32, F64, I64
+from trainer.figures import Buckets, Figures, figures_of
 from trainer.request_auc import RequestAuc
-from trainer.tally import CLICKS, EXAMPLES, LOGLOSS, PROBABILITY, U64, Cells, Spans, score
+from trainer.tally import EXAMPLES, LOGLOSS, U64, Cells, Spans, score
 from trainer.user_auc import UserAuc
 
 DAY_MS: Final = 86_400_000
 _OPEN_WINDOWS: Final = 64  # at most so many windows have their histograms open
-
-Figures = dict[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,8 +74,8 @@ class Prequential:
         arms = len(config.arms)
         hold = int(config.request_hold_s * 1000)
         span = int(config.window_s * 1000)
-        self._activity = _Buckets(config.activity_edges, first=1)
-        self._age = _Buckets(config.item_age_edges_h, first=self._activity.end)
+        self._activity = Buckets(config.activity_edges, first=1)
+        self._age = Buckets(config.item_age_edges_h, first=self._activity.end)
         self._scene = self._age.end  # the first scene's cell; the last one is "other"
         self._scenes: list[int] = []
         self._first_at: int | None = None
@@ -326,7 +324,7 @@ class Prequential:
         for a, suffix in self._suffixes(self._cells.sums[cell]):
             won, pairs, shared = self._cells.auc_pairs(cell, a)
             users = closed.users[cell, a] if cell == 0 and closed.users is not None else None
-            figures = _figures(
+            figures = figures_of(
                 self._cells.sums[cell, a], won, pairs, closed.requests[cell, a], users
             )
             if cell == 0:
@@ -343,7 +341,7 @@ class Prequential:
         out: Figures = {"number": number, "from_ms": start, "until_ms": start + spans.span_ms}
         for a, suffix in self._suffixes(spans.sums[place]):
             weighted = users[place, a] if users is not None else None
-            figures = _figures(
+            figures = figures_of(
                 spans.sums[place, a], *spans.auc_pairs(place, a), requests[place, a], weighted
             )
             out |= {name + suffix: value for name, value in figures.items()}
@@ -363,43 +361,3 @@ class _Closed:
     day_requests: F64
     users: F64 | None
     day_users: F64 | None
-
-
-class _Buckets:
-    """Cells of a number: below, between and above edges, and one for unknown."""
-
-    def __init__(self, edges: tuple[float, ...], first: int) -> None:
-        self.edges, self.first = np.array(edges, np.float64), first
-        self.end = first + len(edges) + 2
-        texts = [f"{e:g}" for e in edges]
-        between = [f"{a} to {b}" for a, b in pairwise(texts)]
-        names = [f"below {texts[0]}", *between, f"{texts[-1]} and more"] if edges else ["any"]
-        self.names = {name: first + k for k, name in enumerate([*names, "unknown"])}
-
-    def cells(self, values: npt.NDArray[Any] | None, n: int) -> npt.NDArray[np.intp]:
-        """Return the cell of each value (n,)."""
-        if values is None:
-            return np.full(n, self.end - 1)
-        known = np.asarray(values, np.float64)
-        cells = self.first + np.searchsorted(self.edges, known, side="right")
-        return np.where(np.isnan(known), self.end - 1, cells)
-
-
-def _figures(sums: F64, won: float, pairs: float, requests: F64, users: F64 | None) -> Figures:
-    n, clicks = float(sums[EXAMPLES]), float(sums[CLICKS])
-    loss = float(sums[LOGLOSS]) / n if n else None
-    base = clicks / n if n else 0.0
-    entropy = -(base * log(base) + (1 - base) * log1p(-base)) if 0 < base < 1 else None
-    figures: Figures = {
-        "examples": int(n),
-        "clicks": int(clicks),
-        "logloss": loss,
-        "normalized_entropy": loss / entropy if loss is not None and entropy else None,
-        "calibration": float(sums[PROBABILITY]) / clicks if clicks else None,
-        "auc": won / (2 * pairs) if pairs else None,
-        "auc_request": float(requests[0] / requests[1]) if requests[1] else None,
-        "requests": int(requests[1]),
-    }
-    if users is not None:
-        figures["auc_user"] = float(users[0] / users[1]) if users[1] else None
-    return figures

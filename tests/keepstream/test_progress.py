@@ -29,7 +29,7 @@ class Terminal(io.StringIO):
     """A stream that says it is a terminal."""
 
     def isatty(self):
-        """It is."""
+        """Say so."""
         return True
 
 
