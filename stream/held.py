@@ -1,0 +1,106 @@
+"""Events that wait for their turn in the canonical order."""
+
+from dataclasses import fields
+
+import numpy as np
+import numpy.typing as npt
+
+from stream.events import EventColumns, EventSchema
+
+_SMALL = 8_192  # chunks below are merged as they come, so that one-event blocks stay cheap
+_SPARSE = (
+    4  # a chunk with less than 1/4 of its events left is copied: bounds what the gone ones hold
+)
+
+
+class HeldEvents:
+    """Holds placed events and lets them go in order (`at`, kind, partition, offset, row).
+
+    Events are added in log order within each partition. They stay in the chunks they came in and
+    are copied once, when they go; memory is at most four times the events held.
+    """
+
+    def __init__(self, schema: EventSchema, partitions: int) -> None:
+        self._schema = schema
+        self._partitions = partitions
+        self._chunks: list[tuple[EventColumns, npt.NDArray[np.intp]]] = []  # and the rows held
+
+    def __len__(self) -> int:
+        return sum(rows.size for _, rows in self._chunks)
+
+    def add(self, events: EventColumns) -> None:
+        """Hold ``events``, whose `at` is set."""
+        if not len(events):
+            return
+        self._chunks.append((events, np.arange(len(events))))
+        while len(self._chunks) > 1:
+            (older, rows), (newer, newer_rows) = self._chunks[-2:]
+            if newer_rows.size >= _SMALL or rows.size > newer_rows.size:
+                break  # as in a binary counter: every event is merged at most 13 times
+            merged = EventColumns.concat([older.take(rows), newer.take(newer_rows)])
+            self._chunks[-2:] = [(merged, np.arange(len(merged)))]
+
+    def release(self, watermark: int) -> EventColumns:
+        """Let all events with ``at < watermark`` go, in order."""
+        going, kept = [], []
+        for events, rows in self._chunks:
+            ready = events.at[rows] < watermark
+            if not ready.any():
+                kept.append((events, rows))
+                continue
+            going.append((events, rows[ready]))
+            rest = rows[~ready]
+            if 0 < rest.size * _SPARSE < len(events):
+                kept.append((events.take(rest), np.arange(rest.size)))
+            elif rest.size:
+                kept.append((events, rest))
+        self._chunks = kept
+        return self._sorted(going)
+
+    def last(self) -> int:
+        """Return the greatest `at` held; at least one event is."""
+        return max(int(events.at[rows].max()) for events, rows in self._chunks)
+
+    def events(self) -> EventColumns:
+        """Return a copy of the events held, in log order within each partition."""
+        taken = [events.take(rows) for events, rows in self._chunks]
+        return EventColumns.concat([EventColumns.empty(self._schema), *taken])
+
+    def _sorted(self, parts: list[tuple[EventColumns, npt.NDArray[np.intp]]]) -> EventColumns:
+        if not parts:
+            return EventColumns.empty(self._schema)
+        at = np.concatenate([events.at[rows] for events, rows in parts])
+        kind = np.concatenate([events.kind[rows] for events, rows in parts])
+        partition = np.concatenate([events.partition[rows] for events, rows in parts])
+        # Stable sorts keep a partition's log order, so offset and row need no key of their own.
+        lane = (kind.astype(np.uint32) * np.uint32(self._partitions) + partition).astype(np.uint32)
+        if self._partitions < 1 << 15:
+            lane = lane.astype(np.uint16)  # 16 bits sort by radix
+        by_lane = np.argsort(lane, kind="stable")
+        order = by_lane[np.argsort(at[by_lane], kind="stable")]
+        if len(parts) == 1:
+            events, rows = parts[0]
+            return _gathered(events, rows[order])
+        place = np.empty_like(order)
+        place[order] = np.arange(order.size)
+        return _scattered(parts, place)
+
+
+def _gathered(events: EventColumns, rows: npt.NDArray[np.intp]) -> EventColumns:
+    columns = {f.name: getattr(events, f.name).take(rows, axis=0) for f in fields(events)}
+    return EventColumns(**columns)
+
+
+def _scattered(
+    parts: list[tuple[EventColumns, npt.NDArray[np.intp]]], place: npt.NDArray[np.intp]
+) -> EventColumns:
+    columns = {}
+    for f in fields(EventColumns):
+        first = getattr(parts[0][0], f.name)
+        column = columns[f.name] = np.empty((place.size, *first.shape[1:]), first.dtype)
+        begin = 0
+        for events, rows in parts:
+            end = begin + rows.size
+            column[place[begin:end]] = getattr(events, f.name).take(rows, axis=0)
+            begin = end
+    return EventColumns(**columns)

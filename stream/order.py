@@ -1,0 +1,273 @@
+"""One order for the events of all partitions, a function of the logs alone (architecture §1).
+
+Watermarks over the least clock of the inputs are those of Akidau et al., "The Dataflow Model",
+VLDB 2015. All times are event time, epoch milliseconds.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+from numba import njit
+
+from stream.events import EventColumns, EventSchema
+from stream.held import HeldEvents
+from stream.position import Partition
+from stream.source import Block, Rejected
+from stream.state import State
+
+NEVER: Final = -(1 << 62)  # the clock of a partition that has brought nothing
+
+_REFUSED, _ACCEPTED, _IN_DOUBT = 0, 1, 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class OrderConfig:
+    """How long the order waits for events that are behind."""
+
+    lateness_s: float = 60.0  # clients retry within a minute; a later event is placed, not lost
+    idle_s: float = 60.0  # as long as lateness: an idle partition costs no more than a late one
+    max_jump_s: float = 86_400.0  # a day: longer nights without traffic are rare, wrong clocks not
+    jump_confirmations: int = 16  # events in a row that a wrong clock does not bring by chance
+
+    def __post_init__(self) -> None:
+        if self.jump_confirmations < 1:
+            raise ValueError(
+                f"jump_confirmations is {self.jump_confirmations}. Set it to 1 or more: "
+                "1 accepts every jump."
+            )
+        for name in ("lateness_s", "idle_s", "max_jump_s"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} is {getattr(self, name)}. Set it to 0 or more seconds.")
+
+
+@dataclass(frozen=True, eq=False)
+class Ordered:
+    """Events whose turn has come, in canonical order, and those refused for their time."""
+
+    events: EventColumns  # `at` is set and ascends, also from one `Ordered` to the next
+    rejected: tuple[Rejected, ...] = ()  # reason "time_jump"; `raw` is empty: only columns are left
+
+
+class EventTimeOrder:
+    """Puts the events of all partitions into one order that cutting and interleaving cannot change.
+
+    Memory: the events between the slowest partition's watermark and the newest event read, which is
+    the lateness and the skew of partitions as the source reads them; and per partition fewer than
+    ``jump_confirmations`` events in doubt.
+    """
+
+    def __init__(
+        self, config: OrderConfig, schema: EventSchema, partitions: tuple[Partition, ...]
+    ) -> None:
+        n = len(partitions)
+        self._lateness = round(config.lateness_s * 1000)
+        self._idle_after = round(config.idle_s * 1000)
+        self._max_jump = round(config.max_jump_s * 1000)
+        self._confirmations = config.jump_confirmations
+        self._schema = schema
+        self._partitions = partitions
+        self._held = HeldEvents(schema, n)
+        self._doubted = EventColumns.empty(schema)  # ahead of their clock, not yet confirmed
+        self._clocks = np.full(n, NEVER, np.int64)
+        self._silent = np.zeros(
+            n, np.int64
+        )  # ms for which it has been at its end, bringing nothing
+        self._idle = np.zeros(n, np.bool_)
+        self._ended = np.zeros(n, np.bool_)
+        self._ticked = 0  # ms of silence of all since the last event
+        self.watermark = NEVER  # every event before it has been let go
+        self.late = 0  # came later than the lateness: placed at clock - lateness
+        self.after_idle = 0  # came below the watermark after their partition was idle
+        self.jumps = 0  # refused: absurdly far ahead
+
+    @property
+    def held(self) -> int:
+        """How many events wait for their turn, those in doubt included."""
+        return len(self._held) + len(self._doubted)
+
+    def feed(self, block: Block) -> Ordered:
+        """Take the next events of the source and return those whose turn has come."""
+        before = self._now()
+        came = np.zeros(len(self._partitions), np.bool_)
+        came[block.events.partition] = True
+        self._idle = self._mask(block.idle)
+        self._ended = (self._ended & ~came) | self._mask(block.ended)
+        rejected = self._place(block.events)
+
+        if came.any():
+            self._ticked = 0
+        passed = max(0, self._now() - before) if before != NEVER else 0
+        self._silent = np.where(came | ~self._idle, 0, self._silent + passed)
+        return self._let_go(rejected)
+
+    def tick(self, elapsed_ms: int) -> Ordered:
+        """Let ``elapsed_ms`` of silence pass: wall time in which no partition brought anything."""
+        self._ticked += elapsed_ms
+        self._silent[self._idle] += elapsed_ms
+        return self._let_go(())
+
+    def finish(self) -> Ordered:
+        """Return everything that is left: no partition will have more."""
+        self._ended[:] = True
+        return self._let_go(self._place(EventColumns.empty(self._schema)))
+
+    def _place(self, events: EventColumns) -> tuple[Rejected, ...]:
+        """Give ``events`` their place and hold them; return those that are refused."""
+        if len(self._doubted):  # they come first again, so that a run of them can go on
+            events = EventColumns.concat([self._doubted, events])
+        at = events.ts.copy()
+        verdict = np.full(len(events), _ACCEPTED, np.uint8)
+        late, after_idle, doubted = _place(
+            events.partition,
+            events.ts,
+            self._clocks,
+            self._ended,
+            self.watermark,
+            np.array([self._lateness, self._max_jump, self._confirmations]),
+            at,
+            verdict,
+        )
+        self.late += late
+        self.after_idle += after_idle
+        events = events.with_at(at)
+        if len(self._doubted) or doubted or not verdict.all():
+            refused = events.take(verdict == _REFUSED)
+            self._doubted = events.take(verdict == _IN_DOUBT)
+            events = events.take(verdict == _ACCEPTED)
+            self.jumps += len(refused)
+            self._held.add(events)
+            return tuple(self._rejections(refused))
+        self._held.add(events)
+        return ()
+
+    def _rejections(self, refused: EventColumns) -> Iterable[Rejected]:
+        hours = self._max_jump / 3_600_000
+        for p, offset, row, ts in zip(
+            refused.partition.tolist(),
+            refused.offset.tolist(),
+            refused.row.tolist(),
+            refused.ts.tolist(),
+            strict=True,
+        ):
+            partition = self._partitions[p]
+            detail = (
+                f"{partition} at {offset}, row {row}: ts {ts} is more than {hours:g} h ahead of "
+                f"its partition, and fewer than {self._confirmations} events in a row agree"
+            )
+            yield Rejected(partition, offset, row, "time_jump", detail, b"")
+
+    def _let_go(self, rejected: tuple[Rejected, ...]) -> Ordered:
+        active = ~self._ended & ~(self._idle & (self._silent >= self._idle_after))
+        watermark = NEVER
+        if active.any():
+            slowest = int(self._clocks[active].min())
+            watermark = slowest - self._lateness if slowest != NEVER else NEVER
+        elif not self._ended.all():
+            now = self._now()
+            watermark = now - self._lateness if now != NEVER else NEVER
+        elif len(self._held):
+            watermark = self._held.last() + 1
+        self.watermark = max(self.watermark, watermark)
+        return Ordered(self._held.release(self.watermark), rejected)
+
+    def _now(self) -> int:
+        newest = int(self._clocks.max(initial=NEVER))
+        return newest + self._ticked if newest != NEVER else NEVER
+
+    def _mask(self, partitions: frozenset[int]) -> npt.NDArray[np.bool_]:
+        mask = np.zeros(len(self._partitions), np.bool_)
+        mask[list(partitions)] = True
+        return mask
+
+    def state(self) -> State:
+        """Return a copy of everything, held events included."""
+        return {
+            "held": {k: v.copy() for k, v in self._held.events().columns().items()},
+            "doubted": {k: v.copy() for k, v in self._doubted.columns().items()},
+            "clocks": self._clocks.copy(),
+            "silent": self._silent.copy(),
+            "idle": self._idle.copy(),
+            "ended": self._ended.copy(),
+            "ticked": self._ticked,
+            "watermark": self.watermark,
+            "late": self.late,
+            "after_idle": self.after_idle,
+            "jumps": self.jumps,
+        }
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Continue exactly where ``state`` was taken."""
+        self._held = HeldEvents(self._schema, len(self._partitions))
+        self._held.add(EventColumns(**{k: v.copy() for k, v in state["held"].items()}))
+        self._doubted = EventColumns(**{k: v.copy() for k, v in state["doubted"].items()})
+        self._clocks = np.array(state["clocks"], np.int64)
+        self._silent = np.array(state["silent"], np.int64)
+        self._idle = np.array(state["idle"], np.bool_)
+        self._ended = np.array(state["ended"], np.bool_)
+        self._ticked = int(state["ticked"])
+        self.watermark = int(state["watermark"])
+        self.late = int(state["late"])
+        self.after_idle = int(state["after_idle"])
+        self.jumps = int(state["jumps"])
+
+
+@njit(cache=True, nogil=True)
+def _place(
+    partition: npt.NDArray[np.int16],
+    ts: npt.NDArray[np.int64],
+    clocks: npt.NDArray[np.int64],  # (partitions,), moved on in place
+    ended: npt.NDArray[np.bool_],
+    watermark: int,
+    limits: npt.NDArray[np.int64],  # lateness, max jump, confirmations
+    at: npt.NDArray[np.int64],  # out, `ts` before
+    verdict: npt.NDArray[np.uint8],  # out, `_ACCEPTED` throughout before
+) -> tuple[int, int, int]:
+    """Place every event by its partition's clock; count late, after idle, in doubt."""
+    lateness, max_jump, confirmations = limits[0], limits[1], limits[2]
+    run = np.zeros((clocks.size, confirmations), np.int64)  # the events of a run of jumps
+    length = np.zeros(clocks.size, np.int64)
+    late = 0
+    after_idle = 0
+    for i in range(ts.size):
+        p = partition[i]
+        first = i
+        members = 1
+        if clocks[p] != NEVER and ts[i] - clocks[p] > max_jump:
+            if length[p] > 0 and abs(ts[i] - ts[run[p, 0]]) > max_jump:  # it disagrees: a new run
+                for k in range(length[p]):
+                    verdict[run[p, k]] = _REFUSED
+                length[p] = 0
+            run[p, length[p]] = i
+            length[p] += 1
+            if length[p] < confirmations:
+                verdict[i] = _IN_DOUBT
+                continue
+            members = length[p]  # confirmed: a gap in the traffic, not a wrong clock
+        else:
+            for k in range(length[p]):
+                verdict[run[p, k]] = _REFUSED
+        for k in range(members):
+            j = first if members == 1 else run[p, k]
+            verdict[j] = _ACCEPTED
+            place = ts[j]
+            if clocks[p] != NEVER and place < clocks[p] - lateness:
+                place = clocks[p] - lateness
+                late += 1
+            if place < watermark:
+                place = watermark
+                after_idle += 1
+            at[j] = place
+            clocks[p] = max(clocks[p], ts[j])
+        length[p] = 0
+
+    doubted = 0
+    for p in range(clocks.size):
+        for k in range(length[p]):
+            if ended[p]:
+                verdict[run[p, k]] = _REFUSED
+        if not ended[p]:
+            doubted += length[p]
+    return late, after_idle, doubted
