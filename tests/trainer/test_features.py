@@ -1,0 +1,196 @@
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from stream.events import EventColumns
+from stream.ids import hash_ids, salted
+from stream.pending import PendingRows
+from stream.state import flatten, unflatten
+from tests.trainer.feature_reference import HOUR, START, Log, expected, random_log
+from trainer.features import FeatureConfig, Features
+from trainer.schema import FeatureSchema
+
+RICH = FeatureSchema.from_table(
+    {
+        "ids": ["item", "user", "scene", "device"],
+        "crosses": [["scene", "device"], ["last_click", "item"]],
+        "numbers": ["price"],
+        "lists": {"tags": 3, "seen": {"length": 2, "like": "item"}},
+        "history": 3,
+        "oracle": "true_ctr",
+        "statistics": [
+            {"key": ["item"], "half_lives_h": [0.5, 12]},
+            {"key": ["user", "item"], "half_lives_h": [3], "age": False},
+            {"key": ["last_click", "item"]},
+            {"key": ["device", "scene"], "half_lives_h": []},
+        ],
+    }
+)
+PLAIN = FeatureSchema(history=0, hour_of_day=False, prior_ctr=0.1, prior_shown=4.0)
+SCHEMAS = [RICH, PLAIN]
+seeds = st.integers(0, 2**32)
+
+
+def observe(features, log, cuts=()):
+    """Return the rows of a log that came in blocks."""
+    pending = PendingRows(features.columns(), chunk_rows=16)
+    for low, high in pairwise([0, *sorted(cuts), len(log.events)]):
+        events, joined = log.cut(low, high)
+        pending.append(features.observe(events, joined, pending))
+    return pending.take(np.arange(pending.next))
+
+
+def assert_same(a, b):
+    """Assert that two dicts of arrays are equal to the bit."""
+    assert a.keys() == b.keys()
+    for name in a:
+        np.testing.assert_array_equal(a[name], b[name], err_msg=name)
+
+
+@settings(deadline=None, max_examples=60)
+@given(seeds, st.sampled_from(SCHEMAS))
+def test_rows_are_those_of_the_plain_definition(seed, schema):
+    """Statistics, history, activity and age are what docs/architecture.md says, as of `at`."""
+    log = random_log(seed, schema)
+
+    rows = observe(Features(schema), log)
+
+    want = expected(log, schema)
+    n = schema.statistic_columns
+    assert rows["numbers"][:, n].shape == (len(want), n.stop - n.start)
+    np.testing.assert_allclose(
+        rows["numbers"][:, n], np.array([w["numbers"] for w in want]), atol=2e-5, rtol=1e-5
+    )
+    width = schema.history
+    history = [w["history"] + [0] * (width - len(w["history"])) for w in want]
+    assert history == rows["sequences"][:, :width].tolist()
+    assert [w["activity"] for w in want] == rows["user_activity"].tolist()
+    np.testing.assert_allclose(
+        rows["item_age_h"], [w["item_age_h"] for w in want], atol=1e-4, rtol=1e-5
+    )
+
+
+@settings(deadline=None, max_examples=60)
+@given(seeds, st.sampled_from(SCHEMAS), st.sets(st.integers(0, 60), max_size=8))
+def test_cuts_change_no_bit(seed, schema, cuts):
+    """Blocks come as the log was polled, even in the middle of a moment; rows must not show it."""
+    log = random_log(seed, schema)
+    small = FeatureConfig(max_keys=3, max_users=2)  # so that evictions happen as well
+
+    assert_same(
+        observe(Features(schema, small), log),
+        observe(Features(schema, small), log, cuts),
+    )
+
+
+@settings(deadline=None, max_examples=40)
+@given(seeds, st.sampled_from(SCHEMAS), st.integers(0, 60))
+def test_a_restart_changes_no_bit(seed, schema, cut):
+    """What a checkpoint holds is all there is, also of a moment that has not ended."""
+    log = random_log(seed, schema)
+    small = FeatureConfig(max_keys=4, max_users=2)
+    first, rest = log.cut(0, cut), log.cut(cut, len(log.events))
+    before = Features(schema, small)
+    pending = PendingRows(before.columns())
+    pending.append(before.observe(*first, pending))
+    resumed = Features(schema, small)
+    resumed.restore(unflatten(*flatten(before.state())))
+
+    assert_same(before.observe(*rest, pending), resumed.observe(*rest, pending))
+    left, right = flatten(before.state()), flatten(resumed.state())
+    assert left[1] == right[1]
+    assert_same(left[0], right[0])
+
+
+def two_moments(schema, later_ms, clicked=True):
+    """Two impressions of one item to one user in one request, its click, and one shown later."""
+    events = EventColumns.empty(schema.event_schema(), 4)
+    events.kind[2] = 1
+    events.at[:] = START + np.array([0, 0, later_ms, later_ms])
+    events.ts[:] = events.at
+    events.user[:], events.item[:] = hash_ids(["u"])[0], hash_ids(["i"])[0]
+    events.item[2] = 0
+    return Log(events, [0, 1, 3], [(2, 0, clicked)])
+
+
+def test_a_row_never_sees_its_own_request():
+    """Scored together means known together: a slate must not tell how long it is."""
+    rows = observe(Features(PLAIN), two_moments(PLAIN, HOUR))
+
+    assert rows["user_activity"].tolist() == [0, 0, 2]
+    np.testing.assert_array_equal(rows["numbers"][0], rows["numbers"][1])
+    assert not rows["numbers"][:2].any()
+
+
+def test_a_click_of_the_same_moment_is_not_seen():
+    """At equal times nobody can say what came first: reads go first."""
+    shown_only = observe(Features(RICH), two_moments(RICH, HOUR, clicked=False))
+    clicked = observe(Features(RICH), two_moments(RICH, HOUR))
+
+    assert_same(shown_only, clicked)
+
+
+def test_ids_share_embeddings_only_where_they_are_meant_to():
+    """An item is one id in the history, in a list like "item" and as shown; the rest is salted."""
+    events = EventColumns.empty(RICH.event_schema(), 3)
+    item = hash_ids(["i"])[0]
+    events.kind[1] = 1
+    events.at[:] = START + np.arange(3)
+    events.user[:], events.item[:], events.scene[:] = item, item, item
+    events.ids[:], events.lists[:] = item, item
+    rows = observe(Features(RICH), Log(events, [0, 2], [(1, 0, True)]))
+    ids, sequences = rows["ids"][1], rows["sequences"][1]
+
+    assert len(set(ids.tolist())) == 6  # item, user, scene, device and two crosses
+    assert ids[0] == sequences[0] == sequences[6] == salted(np.array([item]), "item")[0]
+    assert sequences[1] == 0 and sequences[3] not in ids  # history is padded; tags are their own
+    assert rows["ids"][0, 5] == 0 and ids[5] != 0  # no last click yet: no cross of it
+
+
+def test_numbers_of_the_event_come_first_and_the_oracle_apart():
+    """The true CTR is for reports: a model that reads it proves nothing."""
+    events = EventColumns.empty(RICH.event_schema(), 2)
+    events.at[:] = START + np.arange(2)
+    events.ts[:] = 1_700_006_400_000 + 6 * HOUR  # a Wednesday (2023-11-15), 06:00 UTC
+    events.numbers[:] = [[7, 0.5], [np.nan, 0.25]]
+    rows = observe(Features(RICH), Log(events, [0, 1], []))
+
+    np.testing.assert_allclose(rows["numbers"][:, :4], [[7, 1, 0, 0], [np.nan, 1, 0, 0]], atol=1e-6)
+    assert rows["oracle"].tolist() == [0.5, 0.25]
+    assert RICH.row_numbers[:4] == ("price", "hour_sin", "hour_cos", "weekend")
+
+
+def test_rows_have_the_columns_they_promise():
+    """Waiting rows are laid out before the first event comes."""
+    features = Features(RICH)
+    for log in (random_log(1, RICH), random_log(1, RICH, n=0)):
+        rows = observe(features, log)
+        promised = features.columns()
+
+        assert promised.keys() == rows.keys()
+        for name, (dtype, width) in promised.items():
+            assert np.dtype(dtype) == rows[name].dtype, name
+            assert (() if width is None else (width,)) == rows[name].shape[1:], name
+
+
+def test_memory_is_bounded():
+    """New users and items for ever must not fill the machine."""
+    features = Features(PLAIN, FeatureConfig(max_keys=50, max_users=20))
+    events = EventColumns.empty(PLAIN.event_schema(), 2000)
+    events.at[:] = START + np.arange(2000)
+    for name in ("user", "item", "scene"):
+        getattr(events, name)[:] = hash_ids([f"{name}{i}" for i in range(2000)])
+    observe(features, Log(events, list(range(2000)), []), cuts=range(0, 2000, 100))
+    arrays, _ = flatten(features.state())
+
+    assert all(a.shape[0] <= 50 for a in arrays.values())
+    assert sum(len(a) for name, a in arrays.items() if name.startswith("items/table")) <= 2 * 50
+
+
+def test_a_state_of_other_features_is_refused():
+    """Columns that mean something else would be read without a word."""
+    with pytest.raises(ValueError, match="resume with the"):
+        Features(PLAIN).restore(Features(RICH).state())

@@ -1,0 +1,264 @@
+"""Decayed counts of impressions and clicks by key, as of impression time.
+
+A count with half-life h is Σ 2^−((now − t) / h) over the impressions of its key. A click counts
+from the time of *its impression*: so clicks never outweigh impressions, and clicked / shown is the
+CTR of recent impressions, which is smoothed towards the CTR at large.
+
+Counts are kept as Σ 2^((t − start) / h), which does not change as time goes by: what is read is
+scaled by one power a moment and half-life, not one a key (forward decay; Cormode et al., ICDE
+2009). A period ends after 512 half-lives, before 64-bit floats overflow; then all counts are scaled
+at once.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+from numba import njit
+
+from stream.state import State
+from trainer.generations import Generations, claim, find
+from trainer.timeline import Timeline
+
+F32 = npt.NDArray[np.float32]
+F64 = npt.NDArray[np.float64]
+I64 = npt.NDArray[np.int64]
+U64 = npt.NDArray[np.uint64]
+
+_HOUR_MS: Final = 3_600_000.0
+_PERIOD: Final = 512.0  # half-lives: 2^512 × any count stays below the largest float, 2^1024
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Decay:
+    """The weights of the moments of a timeline under H half-lives."""
+
+    weight: F64  # (T, H) of what is shown at a moment
+    period: I64  # (T, H)
+    click: F64  # (C, H) of each click
+
+    @classmethod
+    def of(cls, timeline: Timeline, half_lives_h: Sequence[float]) -> "Decay":
+        """Return the weights under ``half_lives_h`` (hours)."""
+        lives = np.array(half_lives_h, np.float64) * _HOUR_MS
+        return cls(
+            **dict(
+                zip(
+                    ("weight", "period", "click"),
+                    _decay(timeline.at, timeline.click, timeline.shown_at, lives),
+                    strict=True,
+                )
+            )
+        )
+
+
+@njit(cache=True, nogil=True)
+def _decay(at: Any, click: Any, shown_at: Any, lives: Any) -> Any:
+    weight = np.empty((at.size, lives.size))
+    period = np.empty((at.size, lives.size), np.int64)
+    clicked = np.empty((click.size, lives.size))
+    for h in range(lives.size):
+        life = lives[h]
+        length = np.int64(_PERIOD * life)
+        for t in range(at.size):
+            period[t, h] = at[t] // length
+            weight[t, h] = np.exp2((at[t] - period[t, h] * length) / life)
+        for c in range(click.size):
+            clicked[c, h] = np.exp2((shown_at[c] - period[click[c], h] * length) / life)
+    return weight, period, clicked
+
+
+@njit(cache=True, nogil=True)
+def _observe(
+    index: Any, rows: Any, cells: Any, sizes: Any, scaled: Any,  # the table, changed
+    at: Any, show: Any, click: Any, carried: int,  # the timeline
+    weight: Any, period: Any, click_weight: Any,  # its decay
+    show_key: Any, click_key: Any,
+    prior_shown: float, prior_ctr: Any,
+    out: Any, column: int, with_age: bool,
+) -> None:  # fmt: skip  # by topic
+    # cells is rows as floats: key, first seen (ms), then shown and clicked of every half-life
+    H = weight.shape[1]
+    T = at.size
+    read, shown, clicked = carried, 0, 0
+    for t in range(T):
+        for h in range(H):
+            behind = period[t, h] - scaled[h]
+            if behind > 0:
+                scaled[h] = period[t, h]
+                scale = np.exp2(-_PERIOD * min(behind, 4))
+                for g in range(2):
+                    for r in range(sizes[1 + g]):
+                        for c in range(2 + 2 * h, 4 + 2 * h):
+                            x = cells[g, r, c] * scale
+                            cells[g, r, c] = x if x > 1e-200 else 0.0  # no subnormals: slow
+        while read < show.size and show[read] == t:
+            key = show_key[read]
+            i = read - carried
+            read += 1
+            g = sizes[0]
+            row = np.int64(-1)
+            if key != 0:
+                row = find(index, rows, g, key)
+                if row < 0:
+                    g = 1 - g
+                    row = find(index, rows, g, key)
+            if row < 0:
+                for c in range(3 * H + with_age):
+                    out[i, column + c] = 1.0
+                continue
+            a = prior_shown * prior_ctr[i]
+            b = prior_shown - a
+            odds = b / a
+            for h in range(H):
+                s = cells[g, row, 2 + 2 * h] / weight[t, h]
+                c = cells[g, row, 3 + 2 * h] / weight[t, h]
+                out[i, column + 3 * h] = 1.0 + s
+                out[i, column + 3 * h + 1] = 1.0 + c
+                out[i, column + 3 * h + 2] = (c + a) / (max(s - c, 0.0) + b) * odds
+            if with_age:
+                out[i, column + 3 * H] = 1.0 + (at[t] - cells[g, row, 1]) / _HOUR_MS
+        if t == T - 1:
+            break
+        while shown < show.size and show[shown] == t:
+            key = show_key[shown]
+            shown += 1
+            if key != 0:
+                row = claim(index, rows, sizes, key)
+                g = sizes[0]
+                if cells[g, row, 1] == 0.0:
+                    cells[g, row, 1] = at[t]
+                for h in range(H):
+                    cells[g, row, 2 + 2 * h] += weight[t, h]
+        while clicked < click.size and click[clicked] == t:
+            key = click_key[clicked]
+            known = key != 0 and (
+                find(index, rows, sizes[0], key) >= 0 or find(index, rows, 1 - sizes[0], key) >= 0
+            )
+            if known:  # else dropped since it was shown: a click alone would be a CTR above 1
+                row = claim(index, rows, sizes, key)
+                for h in range(H):
+                    cells[sizes[0], row, 3 + 2 * h] += click_weight[clicked, h]
+            clicked += 1
+
+
+class KeyStatistics:
+    """The statistics of one kind of key.
+
+    Memory: that of `Generations`, 2 × ``max_keys`` rows of 2 + 2H words.
+    """
+
+    def __init__(self, half_lives_h: Sequence[float], *, age: bool, max_keys: int) -> None:
+        self.columns = 3 * len(half_lives_h) + age  # the number columns it fills
+        self._half_lives = tuple(half_lives_h)
+        self._age = age
+        self._table = Generations(limit=max_keys, width=2 + 2 * len(half_lives_h))
+        self._scaled = np.zeros(len(half_lives_h), np.int64)  # the period its counts are in
+
+    def observe(
+        self,
+        timeline: Timeline,
+        decay: Decay,
+        show_key: U64,
+        click_key: U64,
+        *,
+        prior_shown: float,
+        prior_ctr: F64,
+        out: F32,
+        column: int,
+    ) -> None:
+        """Fill the columns of ``out`` (m, D) from ``column`` on, then count shows and clicks.
+
+        ``show_key`` (S,) and ``click_key`` (C,) are 0 where the key is absent; ``prior_ctr`` (m,)
+        is of the impressions to read. What is written is to be put through `log_in_place`: for
+        every half-life 1 + shown, 1 + clicked and the odds of the smoothed CTR over those of the
+        prior; then 1 + age in hours. All are 1, and 0 after the logarithm, where the key is absent
+        or new.
+        """
+        table = self._table
+        table.reserve(show_key.size + click_key.size)
+        _observe(
+            table.index, table.rows, table.rows.view(np.float64), table.sizes, self._scaled,
+            timeline.at, timeline.show, timeline.click, timeline.carried,
+            decay.weight, decay.period, decay.click,
+            show_key, click_key,
+            prior_shown, prior_ctr,
+            out, column, self._age,
+        )  # fmt: skip
+
+    def __len__(self) -> int:
+        return len(self._table)
+
+    def state(self) -> State:
+        """Return a copy of its counts."""
+        return {"table": self._table.state(), "scaled": self._scaled.copy()}
+
+    def restore(self, state: State) -> None:
+        """Continue as the one that gave ``state``."""
+        self._table.restore(state["table"])
+        self._scaled = np.array(state["scaled"], np.int64)
+
+
+class ClickRate:
+    """The stream's own CTR, with a half-life of a day: what a new key is taken to have."""
+
+    _START_SHOWN: Final = 100.0  # impressions that the first guess is worth
+    _START_CTR: Final = 0.05  # the first guess
+    _HALF_LIFE_H: Final = (24.0,)  # a day's rhythm must not move it much
+
+    def __init__(self) -> None:
+        self._counts = KeyStatistics(self._HALF_LIFE_H, age=False, max_keys=1)
+
+    def observe(self, timeline: Timeline) -> F64:
+        """Return the CTR as of each impression to read (m,); count what was shown and clicked."""
+        m = timeline.show.size - timeline.carried
+        odds = np.empty((m, 3), np.float32)
+        self._counts.observe(
+            timeline,
+            Decay.of(timeline, self._HALF_LIFE_H),
+            np.ones(timeline.show.size, np.uint64),
+            np.ones(timeline.click.size, np.uint64),
+            prior_shown=self._START_SHOWN,
+            prior_ctr=np.full(m, self._START_CTR),
+            out=odds,
+            column=0,
+        )
+        clicked = odds[:, 2].astype(np.float64) * (self._START_CTR / (1 - self._START_CTR))
+        return np.asarray(clicked / (1 + clicked))
+
+    def state(self) -> State:
+        """Return a copy of its counts."""
+        return self._counts.state()
+
+    def restore(self, state: State) -> None:
+        """Continue as the one that gave ``state``."""
+        self._counts.restore(state)
+
+
+@njit(cache=True, nogil=True)
+def log_in_place(numbers: Any, first: int, last: int) -> None:
+    """Replace the columns ``first`` … ``last`` of ``numbers`` (m, D) float32 by their logarithms.
+
+    Each must be positive and normal; within 1e-6, and the same bits on every machine.
+    The polynomial is that of Cephes' logf (Moshier, 1989).
+    """
+    f32 = np.float32
+    for i in range(numbers.shape[0]):
+        for j in range(first, last):
+            bits = f32(numbers[i, j]).view(np.int32)
+            exponent = np.int32(bits - np.int32(0x3F3504F3)) >> np.int32(23)  # of x / √½
+            x = np.int32(bits - (exponent << np.int32(23))).view(f32) - f32(1)
+            y = f32(7.0376836292e-2)
+            y = y * x + f32(-1.1514610310e-1)
+            y = y * x + f32(1.1676998740e-1)
+            y = y * x + f32(-1.2420140846e-1)
+            y = y * x + f32(1.4249322787e-1)
+            y = y * x + f32(-1.6668057665e-1)
+            y = y * x + f32(2.0000714765e-1)
+            y = y * x + f32(-2.4999993993e-1)
+            y = y * x + f32(3.3333331174e-1)
+            e = f32(exponent)
+            y = y * x * (x * x) + e * f32(-2.12194440e-4) - f32(0.5) * (x * x)
+            numbers[i, j] = x + y + e * f32(0.693359375)
