@@ -147,8 +147,10 @@ def _build(cls: type[T], table: Mapping[str, Any], where: str) -> T:
     for key in table:
         if key not in known:
             raise ConfigError(_unknown(key, known, where))
-    values = {k: _value(hints[k], v, f"{where} [{k}]" if cls is Config else f"{where} {k}")
-              for k, v in table.items()}  # fmt: skip
+    values = {
+        k: _value(hints[k], v, f"{where} [{k}]" if cls is Config else f"{where} {k}")
+        for k, v in table.items()
+    }
     missing = [
         n
         for n, f in known.items()

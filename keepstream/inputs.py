@@ -1,6 +1,6 @@
 """Opens whatever `--input` names: Parquet files, NDJSON files or a file log."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -62,9 +62,13 @@ def opener(
     def open_source(schema: EventSchema, position: Position) -> Source:
         if kind == "parquet":
             return ParquetSource(
-                paths, mapping_of(config), schema,
-                position=position, from_ms=from_ms, until_ms=until_ms,
-            )  # fmt: skip
+                paths,
+                mapping_of(config),
+                schema,
+                position=position,
+                from_ms=from_ms,
+                until_ms=until_ms,
+            )
         if kind == "ndjson":
             return NdjsonSource(
                 paths, schema, position=position, from_ms=from_ms, until_ms=until_ms
@@ -72,18 +76,33 @@ def opener(
         if len(paths) > 1:
             raise ConfigError("--input: one file log at a time.")
         return FileLogSource(
-            paths[0], config.log.topics, schema,
-            position=position, follow=follow, from_ms=from_ms, until_ms=until_ms,
-        )  # fmt: skip
+            paths[0],
+            config.log.topics,
+            schema,
+            position=position,
+            follow=follow,
+            from_ms=from_ms,
+            until_ms=until_ms,
+        )
 
     return open_source
 
 
-class UntilIdle:
-    """A source that follows a log, ended the first time that nothing more is there."""
+class Bounded:
+    """A source that ends the first time it is silent and ``over()`` says that this was the end.
 
-    def __init__(self, source: Source) -> None:
+    ``on_close`` is called when it is closed, from whatever thread: it wakes what waits.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        over: Callable[[], bool] = lambda: False,
+        on_close: Callable[[], None] = lambda: None,
+    ) -> None:
         self._source = source
+        self._over = over
+        self._on_close = on_close
 
     @property
     def partitions(self) -> tuple[Partition, ...]:
@@ -96,13 +115,17 @@ class UntilIdle:
         return self._source.schema
 
     def __iter__(self) -> Iterator[Block]:
+        over = False
         for block in self._source:
-            if not len(block.events) and len(block.idle) == len(self.partitions):
-                return
+            silent = not len(block.events) and len(block.idle) == len(self.partitions)
+            if silent and over:
+                return  # it was over before this look at the log, which found nothing more
+            over = self._over()
             yield block
 
     def close(self) -> None:
-        """Close the source."""
+        """Wake what waits, and close the source."""
+        self._on_close()
         self._source.close()
 
 

@@ -51,7 +51,7 @@ class Outcome:
 
 def feature_schema(config: Config) -> FeatureSchema:
     """Return the feature schema of a configuration."""
-    return FeatureSchema.from_table({"features": dict(config.features)})
+    return FeatureSchema.from_table(config.features)
 
 
 def event_schema(config: Config) -> EventSchema:
@@ -104,15 +104,17 @@ def run(
 
         def on_failed(error: OSError) -> None:
             ahead.saving.clear()
-            say(f"{folder.checkpoints}: a checkpoint could not be written ({error}). Training goes "
-                "on, and the last one stays in force: make room.")  # fmt: skip
+            say(
+                f"{folder.checkpoints}: a checkpoint could not be written ({error}). Training goes "
+                "on, and the last one stays in force: make room."
+            )
 
         saver = Saver(
             checkpoints, {"config_digest": config.digest()}, saved=on_saved, failed=on_failed
         )
 
         def show(training: Training) -> None:
-            progress.update(lambda: snapshot(training, ingest.names, saved))
+            progress.update(lambda: snapshot(training, saved))
 
         with Interruption(ahead.stop, say), ahead:
             ended = train(ahead, training, saver.save if keep else _save_nothing, show)
@@ -156,7 +158,7 @@ def build_ingest(config: Config, partitions: tuple[Partition, ...], scratch: Pat
         ids=IdMap(config.ids),
         rehearsal=Rehearsal(config.rehearsal, config.train.seed),
         as_served=config.train.as_served,
-        request_relative=schema.request_relative,
+        request_relative=schema.statistic_columns if schema.request_relative else None,
     )
 
 
@@ -167,7 +169,7 @@ def build_training(config: Config, trace: Path | None, scratch: Path) -> Trainin
     return Training(
         learner=Learner(
             config.model,
-            schema.shape(config.model.embedding_width),
+            schema.model_shape(config.model.embedding_width),
             max_rows=config.ids.max_rows,
             seed=config.train.seed,
         ),
@@ -190,10 +192,19 @@ def _resume(checkpoints: Checkpoints, say: Say) -> State | None:
 
 
 def _save_nothing(*_: object) -> None:
-    """A run that keeps nothing passes its barriers by."""
+    """Pass a barrier by: a run without a folder of its own keeps nothing."""
 
 
 def _counts(training: Training, letters: DeadLetterFile) -> dict[str, Any]:
     counts = training.counts
-    return {"events": counts.events, "late": counts.late, "rejected": counts.rejected,
-            **counts.join, "dead_letters": letters.counts} if counts else {}  # fmt: skip
+    return (
+        {
+            "events": counts.events,
+            "late": counts.late,
+            "rejected": counts.rejected,
+            **counts.join,
+            "dead_letters": letters.counts,
+        }
+        if counts
+        else {}
+    )

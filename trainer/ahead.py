@@ -76,14 +76,14 @@ class Ahead:
 
     def _work(self) -> Iterator[Item]:
         ingest = self._ingest
-        saved = silent_since = self._clock()
+        saved = last = self._clock()
         for block in self._source:
             yield from ingest.feed(block)
             now = self._clock()
-            if len(block.events) or block.rejected:
-                silent_since = now
-            elif len(block.idle | block.ended) == len(self._source.partitions):
-                yield from ingest.tick(int(1000 * (now - silent_since)))
+            silent = not len(block.events) and not block.rejected
+            if silent and len(block.idle | block.ended) == len(self._source.partitions):
+                yield from ingest.tick(round(1000 * (now - last)))
+            last = now
             self._letters.extend(ingest.take_refused())
             due = self._every_s is not None and now - saved >= self._every_s
             if due and not self.saving.is_set():

@@ -82,7 +82,7 @@ class Counts:
     join: dict[str, int]
     pending: int
     held: int
-    watermark: int  # ms
+    newest_ms: int  # the newest event read
 
 
 class Ingest:
@@ -99,7 +99,7 @@ class Ingest:
         ids: IdMap,
         rehearsal: Rehearsal,
         as_served: bool,
-        request_relative: bool,
+        request_relative: slice | None,
     ) -> None:
         self._order = order
         self._join = join
@@ -114,6 +114,7 @@ class Ingest:
         self._scored = 0  # impressions with a smaller seq have been given to the scorer
         self._events = 0
         self._rejected = 0
+        self._newest = 0  # event time, ms
         self.position = Position()
         self.names: dict[int, str] = {}
         self.refused: list[Rejected] = []  # dead letters since they were last taken
@@ -124,6 +125,7 @@ class Ingest:
         self.names.update(block.names)
         self._refuse(block.rejected)
         self._events += len(block.events)
+        self._newest = max(self._newest, int(block.events.ts.max(initial=0)))
         yield from self._take(self._order.feed(block))
 
     def tick(self, elapsed_ms: int) -> Iterator[Item]:
@@ -160,7 +162,7 @@ class Ingest:
             join=join,
             pending=join["pending"],
             held=self._order.held,
-            watermark=self._order.watermark,
+            newest_ms=self._newest,
         )
 
     def _refuse(self, rejected: tuple[Rejected, ...]) -> None:
@@ -254,9 +256,10 @@ class Ingest:
 
     def _numbers(self, rows: Columns) -> npt.NDArray[np.float32]:
         numbers: npt.NDArray[np.float32] = rows["numbers"]
-        if not self._relative:
+        if self._relative is None:
             return numbers
-        return np.concatenate([numbers, relative_to_request(numbers, rows["request"])], axis=1)
+        relative = relative_to_request(numbers[:, self._relative], rows["request"])
+        return np.concatenate([numbers, relative], axis=1)
 
     def state(self) -> State:
         """Return everything that a restart needs, the model apart."""
@@ -264,6 +267,7 @@ class Ingest:
             "position": self.position.to_json(),
             "events": self._events,
             "rejected": self._rejected,
+            "newest": self._newest,
             "scored": self._scored,
             "names": {str(k): v for k, v in self.names.items()},
             "order": self._order.state(),
@@ -281,6 +285,7 @@ class Ingest:
         self.position = Position.from_json(state["position"])
         self._events = int(state["events"])
         self._rejected = int(state["rejected"])
+        self._newest = int(state["newest"])
         self._scored = int(state["scored"])
         self.names = {int(k): str(v) for k, v in state["names"].items()}
         self._order.restore(state["order"])

@@ -26,6 +26,7 @@ class Training:
     oracle: bool = False  # the events carry their true probability (a simulated world)
     batches: int = 0
     examples_digest: str = ""
+    at_ms: int = 0  # event time of the newest example learned
     counts: Counts | None = None
 
     def score(self, item: ScoreItem) -> None:
@@ -35,7 +36,7 @@ class Training:
 
     def learn(self, item: LearnItem) -> None:
         """Score a batch, then learn it; the scores of the model before it are the metric."""
-        self.learner.reset_rows(item.fresh_rows, item.fresh_ids)
+        self.learner.reset_rows(item.fresh_rows.astype(np.int64), item.fresh_ids)
         arms = {"model": self.learner.learn(item.batch)}  # scored before it was learned
         examples = item.examples
         if self.served is not None:
@@ -46,6 +47,7 @@ class Training:
         self._measure(arms, examples)
         self.batches += 1
         self.examples_digest = item.examples_digest
+        self.at_ms = int(examples["at"].max())
         self.counts = item.counts
         self.trace.record(self.batches, self.metrics, item, self.learner)
 
@@ -68,6 +70,7 @@ class Training:
         return {
             "batches": self.batches,
             "examples_digest": self.examples_digest,
+            "at_ms": self.at_ms,
             "learner": self.learner.state(),
             "metrics": self.metrics.state(),
             "trace": self.trace.state(),
@@ -78,6 +81,7 @@ class Training:
         """Go on from a saved state."""
         self.batches = int(state["batches"])
         self.examples_digest = str(state["examples_digest"])
+        self.at_ms = int(state["at_ms"])
         self.learner.restore(state["learner"])
         self.metrics.restore(state["metrics"])
         self.trace.restore(state["trace"])

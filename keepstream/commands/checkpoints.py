@@ -29,8 +29,10 @@ def checkpoints(args: argparse.Namespace, out: TextIO) -> int:
     folder = args.run_folder / "checkpoints"
     if not folder.is_dir():
         raise UsageError(f"{folder}: there is no such folder. Name the folder given to --run.")
-    rows = [_row(Checkpoints(folder), path, verify=args.action == "verify")
-            for path in Checkpoints(folder).folders()]  # fmt: skip
+    rows = [
+        _row(Checkpoints(folder), path, verify=args.action == "verify")
+        for path in Checkpoints(folder).folders()
+    ]
     if args.json:
         print_json({"checkpoints": rows}, out)
     else:
@@ -64,15 +66,18 @@ def _line(row: dict[str, Any], action: str) -> str:
         return f"{row['name']}  CORRUPT: {row['fault']}"
     if action == "digest":
         return f"{row['name']}  {row['digest']}"
-    reached = datetime.fromtimestamp(row["watermark_ms"] / 1000, UTC) if (
-        0 <= row["watermark_ms"] < 4_102_444_800_000
-    ) else None  # fmt: skip
+    reached = (
+        datetime.fromtimestamp(row["watermark_ms"] / 1000, UTC)
+        if (0 <= row["watermark_ms"] < 4_102_444_800_000)
+        else None
+    )
     return (
         f"{row['name']}  {row['batches']:>10,} batches  {row['bytes'] / 1e6:>9,.1f} MB  "
-        f"up to {reached:%Y-%m-%d %H:%M:%S} UTC" if reached else
-        f"{row['name']}  {row['batches']:>10,} batches  {row['bytes'] / 1e6:>9,.1f} MB  "
+        f"up to {reached:%Y-%m-%d %H:%M:%S} UTC"
+        if reached
+        else f"{row['name']}  {row['batches']:>10,} batches  {row['bytes'] / 1e6:>9,.1f} MB  "
         "up to the end of its log"
-    ) + ("  ok" if action == "verify" else "")  # fmt: skip
+    ) + ("  ok" if action == "verify" else "")
 
 
 COMMAND = Command("checkpoints", add_arguments, checkpoints)

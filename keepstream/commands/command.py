@@ -48,13 +48,20 @@ class Command:
 def add_config(parser: argparse.ArgumentParser, *, required: bool = True) -> None:
     """Add --config and --set."""
     parser.add_argument(
-        "--config", type=Path, required=required, metavar="FILE.toml",
+        "--config",
+        type=Path,
+        required=required,
+        metavar="FILE.toml",
         help="the configuration; `keepstream init` writes one",
-    )  # fmt: skip
+    )
     parser.add_argument(
-        "--set", action="append", default=[], metavar="TABLE.KEY=VALUE", dest="settings",
+        "--set",
+        action="append",
+        default=[],
+        metavar="TABLE.KEY=VALUE",
+        dest="settings",
         help="a setting that goes before the file's [env: KEEPSTREAM_TABLE_KEY]",
-    )  # fmt: skip
+    )
 
 
 def config_of(args: argparse.Namespace) -> Config:

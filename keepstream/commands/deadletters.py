@@ -33,10 +33,16 @@ def deadletters(args: argparse.Namespace, out: TextIO) -> int:
     shown = list(islice(letters, args.limit))
     if args.json:
         rows = [
-            {"partition": str(x.partition), "offset": x.offset, "row": x.row, "reason": x.reason,
-             "detail": x.detail, "raw": x.raw.decode("utf-8", "backslashreplace")}
+            {
+                "partition": str(x.partition),
+                "offset": x.offset,
+                "row": x.row,
+                "reason": x.reason,
+                "detail": x.detail,
+                "raw": x.raw.decode("utf-8", "backslashreplace"),
+            }
             for x in shown
-        ]  # fmt: skip
+        ]
         print_json({"counts": dict(counts), "letters": rows}, out)
         return 0
     for reason, count in counts.most_common():

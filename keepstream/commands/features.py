@@ -18,10 +18,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
     parser.add_argument("action", choices=("check",))
     add_config(parser)
-    parser.add_argument("--input", type=Path, nargs="+", metavar="FILE",
-                        help="look at its first events too")  # fmt: skip
-    parser.add_argument("--events", type=int, default=100_000, metavar="N",
-                        help="how many of them (100000)")  # fmt: skip
+    parser.add_argument(
+        "--input", type=Path, nargs="+", metavar="FILE", help="look at its first events too"
+    )
+    parser.add_argument(
+        "--events", type=int, default=100_000, metavar="N", help="how many of them (100000)"
+    )
 
 
 def features(args: argparse.Namespace, out: TextIO) -> int:
@@ -37,7 +39,7 @@ def features(args: argparse.Namespace, out: TextIO) -> int:
     """
     config = config_of(args)
     schema = feature_schema(config)
-    shape = schema.shape(config.model.embedding_width)
+    shape = schema.model_shape(config.model.embedding_width)
     said: dict[str, Any] = {
         "schema_digest": schema.digest,
         "ids": list(shape.id_fields),
@@ -54,8 +56,11 @@ def features(args: argparse.Namespace, out: TextIO) -> int:
             print(f"sequence {name}: up to {length} ids", file=out)
         print(f"{len(shape.numbers)} numbers: {', '.join(shape.numbers)}", file=out)
         for name, row in said.get("present", {}).items():
-            print(f"{name:30} in {row['share']:7.2%} of impressions, {row['distinct']:,} distinct"
-                  + ("   NEVER PRESENT: check its name" if not row["share"] else ""), file=out)  # fmt: skip
+            print(
+                f"{name:30} in {row['share']:7.2%} of impressions, {row['distinct']:,} distinct"
+                + ("   NEVER PRESENT: check its name" if not row["share"] else ""),
+                file=out,
+            )
     return 1 if any(not r["share"] for r in said.get("present", {}).values()) else 0
 
 
@@ -76,8 +81,11 @@ def _present(args: argparse.Namespace, schema: EventSchema) -> tuple[int, dict[s
         ((name, getattr(events, name)) for name in ("user", "item", "request", "scene")),
         ((name, events.ids[:, i]) for i, name in enumerate(schema.ids)),
         ((name, events.numbers[:, i]) for i, name in enumerate(schema.numbers)),
-        ((name, events.lists[:, start]) for (name, _), start in zip(schema.lists, starts[:-1], strict=True)),
-    )  # fmt: skip
+        (
+            (name, events.lists[:, start])
+            for (name, _), start in zip(schema.lists, starts[:-1], strict=True)
+        ),
+    )
     return len(events), {name: _described(values) for name, values in columns}
 
 

@@ -32,10 +32,16 @@ keep = 3
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
-    parser.add_argument("--from", type=Path, dest="source", metavar="FILE.parquet",
-                        help="look at its columns and guess what they are")  # fmt: skip
-    parser.add_argument("--out", type=Path, metavar="FILE.toml",
-                        help="write it here instead of to standard output")  # fmt: skip
+    parser.add_argument(
+        "--from",
+        type=Path,
+        dest="source",
+        metavar="FILE.parquet",
+        help="look at its columns and guess what they are",
+    )
+    parser.add_argument(
+        "--out", type=Path, metavar="FILE.toml", help="write it here instead of to standard output"
+    )
 
 
 def init(args: argparse.Namespace, out: TextIO) -> int:

@@ -25,27 +25,49 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
     add_config(parser)
     parser.add_argument(
-        "--input", type=Path, nargs="+", required=True, metavar="FILE",
+        "--input",
+        type=Path,
+        nargs="+",
+        required=True,
+        metavar="FILE",
         help=".parquet, .ndjson or .jsonl (.gz, .zst), or the folder of a file log",
-    )  # fmt: skip
+    )
     parser.add_argument(
-        "--speed", type=float, metavar="N",
+        "--speed",
+        type=float,
+        metavar="N",
         help="N times as fast as the log's own time (1: real time); by default as fast as it goes",
-    )  # fmt: skip
-    parser.add_argument("--from", type=time_ms, dest="from_ms", metavar="TIME",
-                        help="only events from this time on (ISO, UTC, or epoch ms)")  # fmt: skip
-    parser.add_argument("--until", type=time_ms, dest="until_ms", metavar="TIME",
-                        help="only events before this time")  # fmt: skip
+    )
     parser.add_argument(
-        "--as-served", action="store_true",
+        "--from",
+        type=time_ms,
+        dest="from_ms",
+        metavar="TIME",
+        help="only events from this time on (ISO, UTC, or epoch ms)",
+    )
+    parser.add_argument(
+        "--until",
+        type=time_ms,
+        dest="until_ms",
+        metavar="TIME",
+        help="only events before this time",
+    )
+    parser.add_argument(
+        "--as-served",
+        action="store_true",
         help="also score each impression when it is shown, by the model of that moment",
-    )  # fmt: skip
+    )
     parser.add_argument("--seed", type=int, help="in place of train.seed")
     parser.add_argument(
         "--into", type=Path, metavar="LOG", help="write the events into a file log, train nothing"
     )
-    parser.add_argument("--per-message", type=int, default=1, metavar="N",
-                        help="with --into: events packed into a message")  # fmt: skip
+    parser.add_argument(
+        "--per-message",
+        type=int,
+        default=1,
+        metavar="N",
+        help="with --into: events packed into a message",
+    )
     add_run(parser)
 
 
@@ -78,7 +100,9 @@ def replay(args: argparse.Namespace, out: TextIO) -> int:
         source = opened(schema, position)
         if args.speed is None:
             return source
-        return Pace(source, args.speed, sleep=threading.Event().wait, now=time.monotonic)
+        closed = threading.Event()  # wakes the pace
+        woken = Bounded(source, on_close=closed.set)
+        return Pace(woken, args.speed, sleep=closed.wait, now=time.monotonic)
 
     outcome = train_and_tell(args, config, open_source, out, drain=True)
     return 0 if outcome.result["examples"] else 1

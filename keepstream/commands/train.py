@@ -7,7 +7,7 @@ from typing import TextIO
 
 from keepstream.commands.command import Command, add_config, config_of
 from keepstream.commands.training import add_run, train_and_tell
-from keepstream.inputs import UntilIdle, opener
+from keepstream.inputs import Bounded, opener
 from stream.events import EventSchema
 from stream.position import Position
 from stream.source import Source
@@ -20,12 +20,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--log", type=Path, metavar="DIR", help="the file log, in place of log.root"
     )
     parser.add_argument(
-        "--until-end", action="store_true",
+        "--until-end",
+        action="store_true",
         help="stop at the end of the log instead of waiting for more; what waits for its label then "
         "goes on waiting in the checkpoint",
-    )  # fmt: skip
-    parser.add_argument("--as-served", action="store_true",
-                        help="also score at impression time, by the model of that moment")  # fmt: skip
+    )
+    parser.add_argument(
+        "--as-served",
+        action="store_true",
+        help="also score at impression time, by the model of that moment",
+    )
     add_run(parser)
 
 
@@ -47,7 +51,7 @@ def train(args: argparse.Namespace, out: TextIO) -> int:
 
     def open_source(schema: EventSchema, position: Position) -> Source:
         source = follow(schema, position)
-        return UntilIdle(source) if args.until_end else source
+        return Bounded(source, lambda: True) if args.until_end else source
 
     train_and_tell(args, config, open_source, out, drain=False)
     return 0

@@ -19,10 +19,12 @@ from keepstream.wiring import OpenSource, Outcome, run
 def add_run(parser: argparse.ArgumentParser) -> None:
     """Add --run, --fresh, --report and --quiet."""
     parser.add_argument(
-        "--run", type=Path, metavar="DIR",
+        "--run",
+        type=Path,
+        metavar="DIR",
         help="keep checkpoints, trace, dead letters and result here; the same command goes on "
         "where it was stopped or killed",
-    )  # fmt: skip
+    )
     parser.add_argument(
         "--fresh", action="store_true", help="forget what an earlier run left in --run"
     )
@@ -95,8 +97,12 @@ def as_text(result: dict[str, Any]) -> str:
     for title, key in (("scene", "by_scene"), ("day", "by_day")):
         for name, figures in result.get(key, {}).items() if result.get(key) else ():
             lines.append(_row(f"{title} {name}", figures))
-    lines += ["", _counts(result), f"examples {result['examples_digest']}",
-              f"weights  {result['weights_digest']}"]  # fmt: skip
+    lines += [
+        "",
+        _counts(result),
+        f"examples {result['examples_digest']}",
+        f"weights  {result['weights_digest']}",
+    ]
     return "\n".join(lines)
 
 
@@ -114,7 +120,12 @@ def _row(name: str, figures: dict[str, Any]) -> str:
 
 def _counts(result: dict[str, Any]) -> str:
     counts = result["counts"]
-    return "Events: " + ", ".join(
-        f"{value:,} {name.replace('_', ' ')}" for name, value in counts.items() if value and
-        not isinstance(value, dict)
-    ) + "."  # fmt: skip
+    return (
+        "Events: "
+        + ", ".join(
+            f"{value:,} {name.replace('_', ' ')}"
+            for name, value in counts.items()
+            if value and not isinstance(value, dict)
+        )
+        + "."
+    )
