@@ -281,13 +281,23 @@ def _grown_ring(ring: npt.NDArray[np.void], entries: int, first: int, end: int) 
     if entries <= ring.size:
         return ring
     larger = np.zeros(capacity_for(entries), ring.dtype)
-    larger[np.arange(first, end) & (larger.size - 1)] = _unrolled(ring, first, end)
+    while first < end:  # in pieces that are contiguous in both
+        n = min(end, (first // ring.size + 1) * ring.size) - first
+        here, there = first & (ring.size - 1), first & (larger.size - 1)
+        _words(larger)[there : there + n] = _words(ring)[here : here + n]
+        first += n
     return larger
 
 
 def _unrolled(ring: npt.NDArray[np.void], first: int, end: int) -> npt.NDArray[np.void]:
-    taken: npt.NDArray[np.void] = ring[np.arange(first, end) & (ring.size - 1)]
+    words = _words(ring).take(np.arange(first, end) & (ring.size - 1), axis=0)
+    taken: npt.NDArray[np.void] = words.view(ring.dtype)[:, 0]
     return taken
+
+
+def _words(ring: npt.NDArray[np.void]) -> I64:
+    """Return the entries as rows of 8 bytes, which numpy copies ten times faster than records."""
+    return ring.view(np.int64).reshape(ring.size, ring.itemsize // 8)
 
 
 def _rolled(columns: Mapping[str, Any], dtype: np.dtype[np.void], first: int, end: int) -> Any:

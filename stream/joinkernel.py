@@ -90,7 +90,7 @@ _AHEAD: Final = 8  # events: the time a cache line takes to come from memory
 _FAR: Final = (1 << 62) + 1  # after every time that the clock may be set to
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, inline="always")
 def _emit(
     code: int, seq: int, before: int, shown: Records, cursor: I64, emitted: Records
 ) -> Records:
@@ -113,12 +113,15 @@ def _emit(
     return emitted
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, inline="always")
 def _forget(
     shown: Records, by_id: I64, cursor: I64, codes: I64, emitted: Records, before: int
 ) -> Records:
     seq = cursor[FORGET]
     row = shown[seq & (shown.size - 1)]
+    ahead = seq + _AHEAD
+    if ahead < cursor[NEXT]:
+        prefetch(by_id, shown[ahead & (shown.size - 1)].id)
     emitted = _emit(codes[HORIZON + row.label], seq, before, shown, cursor, emitted)
     remove(by_id, row.id)
     cursor[FORGOTTEN_AT] = row.at  # ascends, as seqs do
@@ -126,7 +129,7 @@ def _forget(
     return emitted
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, inline="always")
 def _settle(
     shown: Records,
     by_id: I64,

@@ -1,0 +1,1 @@
+"""Figures, measured: each module prints one line of JSON last."""
