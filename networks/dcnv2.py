@@ -37,7 +37,7 @@ class Cross(nn.Module):
 
 
 class DcnV2(nn.Module):
-    """A cross network and a `Tower` in parallel (Wang et al., figure 1b), over means of histories."""
+    """A cross network and a `Tower` in parallel (Wang et al., figure 1b), over histories' means."""
 
     def __init__(
         self,

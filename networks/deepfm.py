@@ -12,9 +12,9 @@ from networks.layers import Tower, flatten, mean_pools
 
 
 class FactorizationMachine(nn.Module):
-    """``Σ_{i<j} ⟨v_i, v_j⟩`` over all fields, as ``½ (‖Σ v‖² − Σ ‖v‖²)`` (Rendle, ICDM 2010, lemma 3.1).
+    """``Σ_{i<j} ⟨v_i, v_j⟩`` over all fields, as ``½ (‖Σ v‖² − Σ ‖v‖²)``.
 
-    A number x is the field x·v, with v learned.
+    Rendle, ICDM 2010, lemma 3.1. A number x is the field x·v, with v learned.
     """
 
     def __init__(self, numbers: int, width: int) -> None:
@@ -29,7 +29,8 @@ class FactorizationMachine(nn.Module):
         for vectors_BFE in vectors:
             sum_BE = sum_BE + vectors_BFE.sum(1)
             squares_B = squares_B + vectors_BFE.square().sum((1, 2))
-        return 0.5 * (sum_BE.square().sum(1) - squares_B)
+        pairs_B: Tensor = 0.5 * (sum_BE.square().sum(1) - squares_B)
+        return pairs_B
 
 
 class DeepFM(nn.Module):
@@ -53,4 +54,5 @@ class DeepFM(nn.Module):
         x_BX = flatten(inputs, pooled)
         vectors = [inputs.ids_BFE, *(p.unsqueeze(1) for p in pooled)]
         linear_B: Tensor = (self.first_order(x_BX) + self.top(self.tower(x_BX))).squeeze(1)
-        return linear_B + self.second_order(vectors, inputs.numbers_BD)
+        pairs_B: Tensor = self.second_order(vectors, inputs.numbers_BD)
+        return linear_B + pairs_B

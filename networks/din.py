@@ -17,9 +17,9 @@ class LocalActivation(nn.Module):
 
     Zhou et al., "Deep Interest Network for Click-Through Rate Prediction", KDD 2018, §4.3: the
     weights are not normalised, so that the sum keeps how strongly the history answers. ``a`` sees
-    ``[q, k, q − k, q ⊙ k]``; that layer is linear, so its four blocks fold into three: one of ``q``,
-    computed once an example, and ``k (W_k + diag(q) W_qk)``, one small product an example, in place
-    of a (B, L, 4E) input. An absent element is the zero vector and adds nothing whatever its weight.
+    ``[q, k, q − k, q ⊙ k]``; that layer is linear, so its four blocks fold into three: one of
+    ``q``, computed once an example, and ``k (W_k + diag(q) W_qk)``, one small product an example,
+    in place of a (B, L, 4E) input. An absent element is the zero vector: it adds nothing.
     """
 
     def __init__(self, width: int, units: int) -> None:
@@ -36,7 +36,9 @@ class LocalActivation(nn.Module):
         weights_BEA = self.of_key_EA + query_BE.unsqueeze(2) * self.of_product_EA
         pre_BLA = torch.baddbmm(self.of_query(query_BE).unsqueeze(1), keys_BLE, weights_BEA)
         activation_BL1 = self.top(pre_BLA.relu_())
-        return torch.bmm(activation_BL1.transpose(1, 2), keys_BLE).squeeze(1)
+        # By bmm the same sum and its backward take six times as long.
+        history_BE: Tensor = (activation_BL1 * keys_BLE).sum(1)
+        return history_BE
 
 
 class Din(nn.Module):

@@ -23,8 +23,8 @@ class ModelShape:
             0 <= t < len(self.id_fields) for t in targets
         ):
             raise ValueError(
-                f"sequence_targets {self.sequence_targets} do not fit {len(self.sequences)} sequences "
-                f"and {len(self.id_fields)} id fields: give one index (or None) for each sequence."
+                f"sequence_targets {self.sequence_targets} do not fit {len(self.sequences)} "
+                f"sequences and {len(self.id_fields)} id fields: give one index (or None) for each."
             )
 
     @property

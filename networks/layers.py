@@ -3,6 +3,7 @@
 # B examples, F id fields, E embedding width, L history length, D numbers, X flat width
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -21,9 +22,7 @@ class Tower(nn.Module):
         """Take vectors of ``width``; give vectors of `width`, the last of ``hidden``."""
         super().__init__()
         widths = [width, *hidden]
-        self.layers = nn.ModuleList(
-            nn.Linear(i, o) for i, o in zip(widths[:-1], widths[1:], strict=True)
-        )
+        self.layers = nn.ModuleList(nn.Linear(i, o) for i, o in pairwise(widths))
         self.width = widths[-1]
 
     def hidden(self, i: int, x_BX: Tensor) -> Tensor:
@@ -39,7 +38,7 @@ class Tower(nn.Module):
 
 
 def flatten(inputs: Inputs, pooled_BE: Sequence[Tensor]) -> Tensor:
-    """Lay all fields, pooled sequences and numbers side by side: x_BX, X = `ModelShape.flat_width`."""
+    """Lay fields, pooled sequences and numbers side by side: (B, `ModelShape.flat_width`)."""
     return torch.cat([inputs.ids_BFE.flatten(1), *pooled_BE, inputs.numbers_BD], dim=1)
 
 

@@ -13,12 +13,12 @@ def log_loss(logit_B: Tensor, label_B: Tensor) -> Tensor:
 
 
 def listwise(logit_B: Tensor, label_B: Tensor, group_B: Tensor, groups: int) -> Tensor:
-    """Return the softmax cross-entropy over the rows of each request, summed, an example of the batch.
+    """Return the softmax cross-entropies over each request's rows: their sum, divided by B.
 
-    ListNet's top-one loss (Cao et al., ICML 2007) with the labels as target: several positives share
-    its mass. Requests without a positive, or of one row, say nothing about order and count nothing.
-    ``group_B`` (int64) numbers the requests 0 … ``groups`` − 1; their rows may lie anywhere. Summed in
-    row order by `index_add`, so the result is the same in every run.
+    ListNet's top-one loss (Cao et al., ICML 2007) with the labels as target: several positives
+    share its mass. Requests without a positive, or of one row, say nothing about order and count
+    nothing. ``group_B`` (int64) numbers the requests 0 … ``groups`` − 1; their rows may lie
+    anywhere. Summed in row order by `index_add`, so that every run gives the same.
     """
     nothing_G = torch.zeros(groups)
     rows_G = nothing_G.index_add(0, group_B, torch.ones_like(label_B))

@@ -53,7 +53,11 @@ class RunningNorm(nn.Module):
         )
 
 
-@njit("void(float32[:,::1], float64[::1], float64[::1], float64[::1], float64)", cache=True, nogil=True)
+@njit(
+    "void(float32[:,::1], float64[::1], float64[::1], float64[::1], float64)",
+    cache=True,
+    nogil=True,
+)
 def _merge(x: F32, count: F64, mean: F64, variance: F64, cap: float) -> None:
     rows, width = x.shape
     n = np.zeros(width)

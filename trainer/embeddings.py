@@ -40,7 +40,9 @@ class TableConfig:
 
     width: int = 16  # beyond 16 costs memory and time in proportion and gains little on CTR data
     learning_rate: float = 0.02  # Adagrad's first step moves each coordinate by about this much
-    init_scale: float = 0.01  # uniform(±init_scale); small, so that an unseen id says little; 0: zeros
+    init_scale: float = (
+        0.01  # uniform(±init_scale); small, so that an unseen id says little; 0: zeros
+    )
     eps: float = 1e-8  # keeps the division finite where all gradients were 0
     backend: str = "auto"  # fbgemm where its wheel is installed, else torch
 
@@ -74,12 +76,13 @@ class EmbeddingTable(ABC):
         return self._accumulator[: self._used]
 
     def lookup(self, rows: Tensor) -> Tensor:
-        """Return the vectors (\\*shape, E) of ``rows`` (int64, any shape).
+        """Return the vectors (…, E) of ``rows`` (int64, any shape …).
 
         Where gradients are on, the backward pass through the result updates the rows.
 
         Raises:
             EmbeddingError: a row lies outside 0 … ``max_rows``.
+
         """
         flat = np.ascontiguousarray(rows.numpy().reshape(-1))
         live_N, ends_N = np.empty(flat.size, np.int64), np.empty(flat.size + 1, np.int64)
@@ -107,7 +110,8 @@ class EmbeddingTable(ABC):
             return
         if rows.min() < 1 or rows.max() > self.max_rows:
             raise EmbeddingError(
-                f"Rows {rows.min()} … {rows.max()} cannot be reset: only 1 … {self.max_rows} hold ids."
+                f"Rows {rows.min()} … {rows.max()} cannot be reset: only 1 … {self.max_rows} hold "
+                "ids. Give the table the max_rows of the id map that numbers its rows."
             )
         self._used = max(self._used, int(rows.max()) + 1)
         salt = np.uint64(self._seed & 0xFFFF_FFFF_FFFF_FFFF)
@@ -123,12 +127,13 @@ class EmbeddingTable(ABC):
 
         Raises:
             EmbeddingError: it has more rows than this table may have, or another width.
+
         """
         rows, width = state["weights"].shape
         if rows > self.max_rows + 1 or width != self.config.width:
             raise EmbeddingError(
-                f"A state of {rows - 1} rows x {width} does not fit a table of {self.max_rows} rows x "
-                f"{self.config.width}: restore with the configuration it was written with."
+                f"A state of {rows - 1} rows x {width} does not fit one of {self.max_rows} rows "
+                f"x {self.config.width}: restore with the configuration it was written with."
             )
         self.weights[...] = 0
         self.accumulator[...] = 0
@@ -138,7 +143,7 @@ class EmbeddingTable(ABC):
 
     @abstractmethod
     def _gather(self, live_N: Tensor, ends_N: Tensor) -> Tensor:
-        """Return bags' vectors (N, E): ``live_N`` in bags of one or none, cut at ``ends_N`` (N + 1,)."""
+        """Return the vectors (N, E) of bags of one row or none: ``live_N``, cut at ``ends_N``."""
 
 
 class FbgemmTable(EmbeddingTable):
@@ -167,7 +172,7 @@ class TorchTable(EmbeddingTable):
         self._tape = torch.zeros((), requires_grad=True)  # autograd calls backward for its sake
 
     def _gather(self, live_N: Tensor, ends_N: Tensor) -> Tensor:
-        vectors_NE: Tensor = _RowwiseAdagrad.apply(self._tape, self, live_N, ends_N)
+        vectors_NE: Tensor = _RowwiseAdagrad.apply(self._tape, self, live_N, ends_N)  # type: ignore[no-untyped-call]  # torch leaves it untyped
         return vectors_NE
 
 
@@ -204,6 +209,7 @@ def make_table(config: TableConfig, *, max_rows: int, seed: int) -> EmbeddingTab
 
     Raises:
         EmbeddingError: there is no such backend, or its package is not installed.
+
     """
     if config.backend == "auto":
         try:
@@ -212,7 +218,8 @@ def make_table(config: TableConfig, *, max_rows: int, seed: int) -> EmbeddingTab
             return TorchTable(config, max_rows=max_rows, seed=seed)
     if config.backend not in BACKENDS:
         raise EmbeddingError(
-            f"There is no embedding backend {config.backend!r}: write auto, {' or '.join(BACKENDS)}."
+            f"There is no embedding backend {config.backend!r}: write auto or one of "
+            f"{', '.join(BACKENDS)}."
         )
     try:
         return BACKENDS[config.backend](config, max_rows=max_rows, seed=seed)
@@ -223,7 +230,7 @@ def make_table(config: TableConfig, *, max_rows: int, seed: int) -> EmbeddingTab
 
 
 def _zeros(n: int) -> F32:
-    """Return ``n`` zeros that begin a cache line; the system supplies pages when they are touched."""
+    """Return ``n`` zeros that begin a cache line; pages are taken when they are touched."""
     spare = _LINE // 4
     raw = np.zeros(n + spare, np.float32)
     start = -raw.ctypes.data % _LINE // 4
@@ -275,15 +282,16 @@ def _quiet() -> Iterator[None]:
 
 @njit("UniTuple(int64, 2)(int64[::1], int64[::1], int64[::1])", cache=True, nogil=True)
 def _bags(rows: I64, live: I64, ends: I64) -> tuple[int, int]:
-    """Bring rows other than 0 together; return how many, and the greatest (huge if one is negative)."""
-    n, greatest = 0, 0
+    """Bring rows other than 0 together; return how many, and the greatest (2⁶² if one is < 0)."""
+    n = 0
+    greatest: Any = np.int64(0)  # an int to the compiler
     ends[0] = 0
     for i in range(rows.size):
         row = rows[i]
         if row != 0:
             live[n] = row
             n += 1
-            greatest = max(greatest, row if row > 0 else np.int64(1) << 62)
+            greatest = max(greatest, row if row > 0 else np.int64(1 << 62))
         ends[i + 1] = n
     return n, greatest
 
@@ -300,5 +308,3 @@ def _reset(weights: F32, accumulator: F32, rows: I64, ids: U64, seed: int, scale
             bits = mix(base + np.uint64(e)) >> np.uint64(40)  # 24 bits: all that a float32 holds
             weights[rows[i], e] = scale * np.float32((np.int64(bits) - 8388607.5) / 8388608.0)
         accumulator[rows[i]] = 0.0
-
-

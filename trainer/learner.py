@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from xxhash import xxh3_128
 
 from networks.inputs import Inputs, ModelShape
@@ -80,11 +80,12 @@ class Learner:
         seed: int,
         factory: ModelFactory | None = None,
     ) -> None:
-        """Build ``config.model``, or what ``factory`` gives, for ``shape``, with rows 1 … ``max_rows``.
+        """Build ``config.model``, or what ``factory`` gives, with rows 1 … ``max_rows``.
 
         Raises:
             ModelError: there is no such model, or it does not fit.
             ValueError: ``shape`` has another embedding width than ``config``.
+
         """
         if shape.embedding_width != config.embedding_width:
             raise ValueError(
@@ -129,6 +130,7 @@ class Learner:
 
         Raises:
             TrainingDiverged: the loss is not finite (nothing has changed), or its gradient is not.
+
         """
         self._take_threads()
         logit_B = self._logits(batch)
@@ -159,6 +161,7 @@ class Learner:
 
         Raises:
             EmbeddingError, RuntimeError: it is another model's.
+
         """
         self.steps = int(state["steps"])
         self.network.load_state_dict(_tensors(state["dense"]))
@@ -169,7 +172,7 @@ class Learner:
         self.table.restore(state["table"])
 
     def weights_digest(self) -> str:
-        """Return the xxh3-128 of all weights and their optimisers' sums, by name, as 32 hex digits."""
+        """Return the xxh3-128 of all weights and optimisers' sums, by name: 32 hex digits."""
         table = {"weights": self.table.weights, "accumulator": self.table.accumulator}
         arrays, _ = flatten({**self._dense_state(), "table": table})
         digest = xxh3_128()
@@ -191,11 +194,14 @@ class Learner:
         size, fields, width = len(batch), len(self.shape.id_fields), self.shape.embedding_width
         lengths = [length for _, length in self.shape.sequences]
         ends = list(accumulate(lengths))
-        # Fields, then sequence after sequence: each part lies in one piece, so its view needs no copy.
-        parts = [batch.rows, *(batch.sequences[:, b - n : b] for n, b in zip(lengths, ends, strict=True))]
+        # Fields, then sequence after sequence: each part in one piece, so its view needs no copy.
+        parts = [
+            batch.rows,
+            *(batch.sequences[:, b - n : b] for n, b in zip(lengths, ends, strict=True)),
+        ]
         rows_N = np.concatenate([part.reshape(-1) for part in parts])
         vectors_NE = self.table.lookup(torch.from_numpy(rows_N))
-        ids_NE, *sequences = vectors_NE.split([size * n for n in (fields, *lengths)])
+        ids_NE, *sequences = torch.split(vectors_NE, [size * n for n in (fields, *lengths)])
         logit_B: Tensor = self.network(
             Inputs(
                 ids_BFE=ids_NE.view(size, fields, width),
@@ -238,9 +244,12 @@ def _tensor(array: npt.NDArray[Any]) -> Tensor:
     return torch.from_numpy(array if array.flags.writeable else array.copy())
 
 
-def _arrays(tensors: Mapping[str, Tensor]) -> State:
-    return {name: tensor.detach().numpy().copy() for name, tensor in tensors.items()}
+def _arrays(values: Mapping[str, Any]) -> State:
+    """Return copies as arrays; a module's extra state, if it is no tensor, stays as it is."""
+    return {k: v.detach().numpy().copy() if isinstance(v, Tensor) else v for k, v in values.items()}
 
 
-def _tensors(arrays: State) -> dict[str, Tensor]:
-    return {name: torch.from_numpy(array.copy()) for name, array in arrays.items()}
+def _tensors(state: State) -> dict[str, Any]:
+    return {
+        k: torch.from_numpy(v.copy()) if isinstance(v, np.ndarray) else v for k, v in state.items()
+    }

@@ -1,9 +1,9 @@
 """Models by name: the shipped ones, and any ``package.module:factory`` of a user's own."""
 
 import importlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from difflib import get_close_matches
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +15,16 @@ from networks.inputs import Inputs, ModelShape
 from networks.mlp import Mlp
 
 OURS: Final = frozenset(
-    "keepstream serving extractor trainer replay knowledge_store stream networks".split()
+    [
+        "keepstream",
+        "serving",
+        "extractor",
+        "trainer",
+        "replay",
+        "knowledge_store",
+        "stream",
+        "networks",
+    ]
 )
 
 
@@ -23,18 +32,13 @@ class ModelError(Exception):
     """The model cannot be loaded, or is none."""
 
 
-class ModelFactory(Protocol):
-    """What builds a model: a module whose ``forward(inputs: Inputs)`` returns logit_B.
+ModelFactory = Callable[..., nn.Module]
+"""``factory(shape: ModelShape, hidden=…, **options)``: a module, ``forward(inputs) → logit_B``.
 
-    ``options`` are ``hidden`` and whatever the configuration's ``options`` table holds. A model has
-    one mode: it is never switched to ``eval()``, so what differs in training (dropout, statistics of
-    the batch) has no place in it. `trainer.checks.check_model` says whether a model keeps this.
-    """
-
-    def __call__(self, shape: ModelShape, /, **options: Any) -> nn.Module:
-        """Return a new model for ``shape``."""
-        ...
-
+``options`` are what the configuration's ``options`` table holds. A model has one mode: it is never
+switched to ``eval()``, so what differs in training (dropout, statistics of the batch) has no place
+in it. `trainer.checks.check_model` tells whether a model keeps this.
+"""
 
 SHIPPED: Final[dict[str, ModelFactory]] = {
     "din": Din,
@@ -49,20 +53,22 @@ def find_factory(name: str) -> ModelFactory:
 
     Raises:
         ModelError: nothing has that name, or the module fails to import.
+
     """
     if ":" not in name:
         if name not in SHIPPED:
             near = get_close_matches(name, SHIPPED, 1)
             guess = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(SHIPPED)}."
             raise ModelError(
-                f"There is no model {name!r}: {guess} A model of your own is 'package.module:factory'."
+                f"There is no model {name!r}: {guess} "
+                "A model of your own is 'package.module:factory'."
             )
         return SHIPPED[name]
     module_name, _, attribute = name.partition(":")
     if module_name.split(".")[0] in OURS:
         raise ModelError(
-            f"{name}: {module_name.split('.')[0]!r} is a package of keepstream, which hides any other "
-            f"of that name. Put the model into a package named otherwise."
+            f"{name}: {module_name.split('.')[0]!r} is a package of keepstream, which hides any "
+            f"other of that name. Put the model into a package named otherwise."
         )
     try:
         module = importlib.import_module(module_name)
@@ -91,6 +97,7 @@ def load_model(
     Raises:
         ModelError: see `find_factory`; or the factory refuses ``options``, or what it returns is no
             module that gives one float32 logit an example.
+
     """
     name = model if isinstance(model, str) else getattr(model, "__name__", repr(model))
     if shape.flat_width == 0:
@@ -102,8 +109,8 @@ def load_model(
         network = factory(shape, **options)
     except TypeError as error:
         raise ModelError(
-            f"{name}: does not take (shape, {', '.join(options)}): {error}. Accept these options, or "
-            "take them out of the configuration."
+            f"{name}: does not take (shape, {', '.join(options)}): {error}. Accept these options, "
+            "or take them out of the configuration."
         ) from error
     if not isinstance(network, nn.Module):
         raise ModelError(
@@ -114,7 +121,9 @@ def load_model(
         logit = network(blank(shape, 2))
     if not (isinstance(logit, Tensor) and logit.shape == (2,) and logit.dtype == torch.float32):
         what = (
-            f"{tuple(logit.shape)} {logit.dtype}" if isinstance(logit, Tensor) else repr(type(logit))
+            f"{tuple(logit.shape)} {logit.dtype}"
+            if isinstance(logit, Tensor)
+            else repr(type(logit))
         )
         raise ModelError(
             f"{name}: 2 examples gave {what}, not float32 (2,): return one logit an example."
