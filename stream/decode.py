@@ -304,7 +304,7 @@ def _event_type(features: Any) -> Any:  # msgspec.Struct types
 
 def _told(error: Exception, line: bytes) -> tuple[str, str]:
     """Return the reason of `deadletters.REASONS` and the detail of what msgspec found."""
-    if not line.strip():
+    if not line.strip(b" \t\r"):
         return "", "a blank line"
     if isinstance(error, UnicodeDecodeError):
         return "bad_utf8", "the line is not UTF-8"
