@@ -150,12 +150,14 @@ def _feed(
             deadline[g] = meta[_CLOCK] + hold
             head[g] = _NONE
             rows[g] = 0
-            place[g] = row_place[i]
+            for k in range(place.shape[1]):  # loops, here and below: slices compile for seconds
+                place[g, k] = row_place[i, k]
         g = table[t]
         r = meta[_FREE]
         meta[_FREE] = row_next[r]
         meta[_ROWS] += 1
-        row_p[r] = p[i]
+        for a in range(p.shape[1]):
+            row_p[r, a] = p[i, a]
         row_label[r] = label[i]
         row_next[r] = head[g]
         head[g] = r

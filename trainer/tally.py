@@ -141,7 +141,11 @@ def _add_spans(
         w, h = s % kept, s % slots
         if ids[w] < s:  # a new span takes the place of the oldest
             ids[w] = s
-            sums[w], pairs[w], requests[w], users[w] = 0.0, 0.0, 0.0, 0.0
+            for a in range(arms):  # loops, here and below: slices compile for seconds
+                for k in range(SUMS):
+                    sums[w, a, k] = 0.0
+                for k in range(2):
+                    pairs[w, a, k], requests[w, a, k], users[w, a, k] = 0.0, 0.0, 0.0
         if open_ids[h] < s:
             old = open_ids[h]
             for a in range(arms):
@@ -149,7 +153,8 @@ def _add_spans(
                     won, n, _ = histogram_pairs(hist[h, a])
                     pairs[old % kept, a, 0] += won
                     pairs[old % kept, a, 1] += n
-                hist[h, a] = 0
+                for b in range(SPAN_BINS):
+                    hist[h, a, 0, b], hist[h, a, 1, b] = 0, 0
             open_ids[h] = s
         if ids[w] != s or open_ids[h] != s:
             late[0] += 1

@@ -13,7 +13,7 @@ from numba import njit
 
 from stream.ids import mix
 from stream.state import State
-from trainer.auc import F32, F64, I64, U8, group_pairs
+from trainer.auc import F32, F64, I64, U8, ascending, group_pairs
 from trainer.tally import U64, Cells, Spans
 
 _ROWS, _CLOCK, _HALVINGS, _LATE, _CLOSED = range(5)  # places in `UserAuc.meta`
@@ -33,8 +33,13 @@ def _sampled(user: int, halvings: int) -> bool:
 @njit(cache=True, nogil=True)
 def _count_day(day: int, meta: I64, user: U64, p: F32, label: U8, days: I64, out: F64) -> None:
     """Add the users' AUCs of one day, weighted, to ``out`` (A, 2)."""
-    rows = np.flatnonzero(days[: meta[_ROWS]] == day)
-    rows = rows[np.argsort(user[rows])]  # the order within a user makes no difference
+    rows, found = np.empty(meta[_ROWS], np.int64), 0
+    for i in range(meta[_ROWS]):
+        if days[i] == day:
+            rows[found] = i
+            found += 1
+    rows = rows[:found]
+    ascending(user, rows)  # the order within a user makes no difference
     weight = 2.0 ** meta[_HALVINGS]
     scores, labels = np.empty(rows.size, np.float32), np.empty(rows.size, np.uint8)
     start = 0
@@ -61,7 +66,9 @@ def _keep(after: int, meta: I64, user: U64, p: F32, label: U8, days: I64) -> Non
     n = 0
     for i in range(meta[_ROWS]):
         if days[i] > after and _sampled(user[i], meta[_HALVINGS]):
-            user[n], label[n], days[n], p[n] = user[i], label[i], days[i], p[i]
+            user[n], label[n], days[n] = user[i], label[i], days[i]
+            for a in range(p.shape[1]):  # loops, here and below: slices compile for seconds
+                p[n, a] = p[i, a]
             n += 1
     meta[_ROWS] = n
 
@@ -90,9 +97,12 @@ def _settle(
             break
         out = np.zeros((p.shape[1], 2))
         _count_day(day, meta, user, p, label, days, out)
-        cells[0] += out
-        if day_ids[day % day_ids.size] == day:
-            day_sums[day % day_ids.size] += out
+        d = day % day_ids.size
+        for a in range(p.shape[1]):
+            for k in range(2):
+                cells[0, a, k] += out[a, k]
+                if day_ids[d] == day:
+                    day_sums[d, a, k] += out[a, k]
         done = day
     if not keep:
         _keep(until, meta, user, p, label, days)
@@ -131,7 +141,9 @@ def _feed(
             _keep(-1, meta, user, p, label, days)
         n = meta[_ROWS]
         if n < user.size and _sampled(new_user[i], meta[_HALVINGS]):
-            user[n], label[n], days[n], p[n] = new_user[i], new_label[i], new_day[i], new_p[i]
+            user[n], label[n], days[n] = new_user[i], new_label[i], new_day[i]
+            for a in range(p.shape[1]):
+                p[n, a] = new_p[i, a]
             meta[_ROWS] = n + 1
 
 
