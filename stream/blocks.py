@@ -65,20 +65,24 @@ def read_blocks(
     """Yield the blocks of ``logs``, which begin at ``position``; each is of one partition.
 
     The partition furthest behind in event time comes first. With ``wait`` the logs may grow: where
-    none has more it is called, and ends the reading by returning True. Holds one fetch.
+    none has more it is called, and ends the reading by returning True. Holds at most one fetch of
+    each.
     """
     everyone = frozenset(range(len(logs)))
     clocks = [-1] * len(logs)  # where in event time each has got to; -1: not known yet
     at_end: frozenset[int] = frozenset()
+    found: dict[int, Fetched] = {}
     while True:
-        for i in sorted(everyone, key=clocks.__getitem__):
-            if wait is None and i in at_end:
-                continue
-            fetched = logs[i].fetch(_FIRST_MESSAGES if clocks[i] < 0 else rule.block_events)
+        for i in at_end if wait else ():  # told idle only while it is: idleness moves the watermark
+            if (more := logs[i].fetch(rule.block_events)) is not None:
+                found[i] = more
+                at_end -= {i}
+        for i in sorted(everyone - at_end, key=clocks.__getitem__):
+            most = _FIRST_MESSAGES if clocks[i] < 0 else rule.block_events
+            fetched = found.pop(i, None) or logs[i].fetch(most)
             if fetched is None:
                 at_end |= {i}
                 continue
-            at_end -= {i}
             decoded = decoder.decode(fetched.messages, fetched.offsets, i, partitions[i])
             if len(decoded.events):
                 clocks[i] = int(np.median(decoded.events.ts[-_LAST_EVENTS:]))

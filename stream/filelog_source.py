@@ -36,7 +36,7 @@ class FileLogSource:
     """Reads topics of a file log, each partition on its own, the one furthest behind first.
 
     A partition that ``position`` does not name begins with the oldest segment kept. What is damaged
-    becomes a `Rejected` with the reason ``corrupt_frame``. Memory: one read, and one block.
+    becomes a `Rejected` with the reason ``corrupt_frame``. Memory: a read of each, and one block.
 
     Raises `NoSuchTopic` at once, and `OffsetOutOfRange` when reading begins.
     """

@@ -226,6 +226,29 @@ def test_a_follower_waits_for_the_rest_of_a_record(tmp_path):
     assert [x for x in seen if x] == [[0, 1], [2]]
 
 
+def test_a_partition_is_idle_only_while_it_has_no_more(tmp_path):
+    """An idle partition lets the watermark pass: it may not be called so with events in the log."""
+    ahead, behind = Partition("impressions", 0), Partition("impressions", 1)
+    create_topic(tmp_path, "impressions", 2)
+    seen, written = 0, 1
+    with FileLogWriter(tmp_path, SMALL) as writer:
+        writer.append(ahead, encode_event(event(1000)))
+        source = FileLogSource(tmp_path, ["impressions"], SCHEMA, follow=True, block_events=20)
+        for block in source:
+            seen += np.count_nonzero(block.events.partition == 0)
+            if 0 in block.idle:
+                assert seen == written
+            if len(block.idle) == 2 and written == 1:
+                for i in range(200):
+                    writer.append(behind, encode_event(event(i)))
+                writer.append(ahead, encode_event(event(1001)))
+                written = 2
+            elif len(block.idle) == 2:
+                source.close()
+
+    assert seen == 2
+
+
 def test_close_from_another_thread_ends_a_follower(tmp_path):
     """Ctrl-C must not wait for the next event."""
     write(tmp_path, 3)
