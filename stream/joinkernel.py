@@ -244,14 +244,23 @@ def _wait(
     """Let a feedback without an impression wait for it."""
     last = FREE
     other = find(early_by_id, key)
-    while other != FREE:
-        last = other
-        row = early[other & (early.size - 1)]
-        if row.action == action:
-            cursor[DUPLICATE_FEEDBACK] += 1
-            return
-        other = row.then
     cursor[EARLIES] += 1
+    while other != FREE:  # at most one of each action
+        row = early[other & (early.size - 1)]
+        if row.action != action:
+            last = other
+        else:  # the newer one replaces it: it may wait for longer
+            row.action = _GONE
+            cursor[EARLIES] -= 1
+            cursor[EARLY_LIVE] -= 1
+            cursor[DUPLICATE_FEEDBACK] += 1
+            if last != FREE:
+                early[last & (early.size - 1)].then = row.then
+            elif row.then != FREE:
+                put(early_by_id, key, row.then)
+            else:
+                remove(early_by_id, key)
+        other = row.then
     if cursor[EARLY_NEXT] - cursor[EARLY_FIRST] >= limits[MAX_EARLY]:
         if last == cursor[EARLY_FIRST]:
             last = FREE  # its chain goes with it

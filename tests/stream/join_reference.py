@@ -198,9 +198,9 @@ class ReferenceJoin:
     def _hear(self, event: Event, i: int) -> None:
         for impression in self._known(event.id):
             return self._match(impression, event.action, event.ts, i)
-        if any(w and (w[0], w[2]) == (event.id, event.action) for w in self._early):
-            return self._count("duplicate_feedback")
-        self._count("early")
+        older = [w and (w[0], w[2]) == (event.id, event.action) for w in self._early]
+        self._early = [None if old else w for w, old in zip(self._early, older, strict=True)]
+        self._count("duplicate_feedback" if any(older) else "early")
         if len(self._early) == self.max_early:
             self._orphan()
         self._early.append((event.id, event.ts, event.action))

@@ -239,6 +239,15 @@ def test_early_feedback_meets_its_impression_when_that_comes():
     assert ([0, 1], [-1, 5]) == (drained.label.tolist(), drained.label_at.tolist())
 
 
+def test_early_feedback_that_comes_twice_waits_from_the_second_time_on():
+    """It is within `early_s` of its impression: that there was an older one must not cost it."""
+    using = join()
+    using.feed(columns([feedback(1, 0), feedback(1, EARLY - 1), shown(1, EARLY)]))
+
+    assert [1] == using.drain().settled.label.tolist()
+    assert (1, 0) == (using.counts()["duplicate_feedback"], using.counts()["orphans"])
+
+
 def test_an_impression_that_may_have_been_learned_and_forgotten_is_refused():
     """To learn it again would count it twice; to drop it silently would lose it."""
     using = join()
