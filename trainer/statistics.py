@@ -83,8 +83,10 @@ def _observe(
     H = weight.shape[1]
     T = at.size
     read, shown, clicked = carried, 0, 0
+    unit = np.empty(H)  # what is left of a count of one
     for t in range(T):
         for h in range(H):
+            unit[h] = 1.0 / weight[t, h]
             behind = period[t, h] - scaled[h]
             if behind > 0:
                 scaled[h] = period[t, h]
@@ -113,8 +115,8 @@ def _observe(
             b = prior_shown - a
             odds = b / a
             for h in range(H):
-                s = cells[g, row, 2 + 2 * h] / weight[t, h]
-                c = cells[g, row, 3 + 2 * h] / weight[t, h]
+                s = cells[g, row, 2 + 2 * h] * unit[h]
+                c = cells[g, row, 3 + 2 * h] * unit[h]
                 out[i, column + 3 * h] = 1.0 + s
                 out[i, column + 3 * h + 1] = 1.0 + c
                 out[i, column + 3 * h + 2] = (c + a) / (max(s - c, 0.0) + b) * odds
@@ -238,27 +240,33 @@ class ClickRate:
 
 
 @njit(cache=True, nogil=True)
-def log_in_place(numbers: Any, first: int, last: int) -> None:
-    """Replace the columns ``first`` … ``last`` of ``numbers`` (m, D) float32 by their logarithms.
-
-    Each must be positive and normal; within 1e-6, and the same bits on every machine.
-    The polynomial is that of Cephes' logf (Moshier, 1989).
-    """
+def _log(x: Any) -> None:
+    # a function of one row, because a loop over its columns alone is compiled to vector code
     f32 = np.float32
+    for j in range(x.size):
+        bits = f32(x[j]).view(np.int32)
+        exponent = np.int32(bits - np.int32(0x3F3504F3)) >> np.int32(23)  # of x / √½
+        m = np.int32(bits - (exponent << np.int32(23))).view(f32) - f32(1)
+        y = f32(7.0376836292e-2)
+        y = y * m + f32(-1.1514610310e-1)
+        y = y * m + f32(1.1676998740e-1)
+        y = y * m + f32(-1.2420140846e-1)
+        y = y * m + f32(1.4249322787e-1)
+        y = y * m + f32(-1.6668057665e-1)
+        y = y * m + f32(2.0000714765e-1)
+        y = y * m + f32(-2.4999993993e-1)
+        y = y * m + f32(3.3333331174e-1)
+        e = f32(exponent)
+        y = y * m * (m * m) + e * f32(-2.12194440e-4) - f32(0.5) * (m * m)
+        x[j] = m + y + e * f32(0.693359375)
+
+
+@njit(cache=True, nogil=True)
+def log_in_place(numbers: Any, first: int, end: int) -> None:
+    """Replace the columns from ``first`` to before ``end`` of ``numbers`` (m, D) by logarithms.
+
+    They are float32, positive and normal; the results are within 1e-6, and the same bits on every
+    machine. The polynomial is that of Cephes' logf (Moshier, 1989).
+    """
     for i in range(numbers.shape[0]):
-        for j in range(first, last):
-            bits = f32(numbers[i, j]).view(np.int32)
-            exponent = np.int32(bits - np.int32(0x3F3504F3)) >> np.int32(23)  # of x / √½
-            x = np.int32(bits - (exponent << np.int32(23))).view(f32) - f32(1)
-            y = f32(7.0376836292e-2)
-            y = y * x + f32(-1.1514610310e-1)
-            y = y * x + f32(1.1676998740e-1)
-            y = y * x + f32(-1.2420140846e-1)
-            y = y * x + f32(1.4249322787e-1)
-            y = y * x + f32(-1.6668057665e-1)
-            y = y * x + f32(2.0000714765e-1)
-            y = y * x + f32(-2.4999993993e-1)
-            y = y * x + f32(3.3333331174e-1)
-            e = f32(exponent)
-            y = y * x * (x * x) + e * f32(-2.12194440e-4) - f32(0.5) * (x * x)
-            numbers[i, j] = x + y + e * f32(0.693359375)
+        _log(numbers[i, first:end])
