@@ -7,7 +7,7 @@ import numpy.typing as npt
 from numba import njit
 
 from stream.state import State
-from trainer.generations import Generations, claim, find
+from trainer.generations import AHEAD, Generations, claim, fetch_index, fetch_row, find
 from trainer.timeline import Timeline
 
 I32 = npt.NDArray[np.int32]
@@ -29,6 +29,9 @@ def _observe(
     for t in range(T):
         while read < show.size and show[read] == t:
             user = show_user[read]
+            if read + 2 * AHEAD < show.size:
+                fetch_index(index, show_user[read + 2 * AHEAD])
+                fetch_row(index, rows, sizes[0], show_user[read + AHEAD])
             i = read - carried
             read += 1
             g = sizes[0]

@@ -19,7 +19,7 @@ import numpy.typing as npt
 from numba import njit
 
 from stream.state import State
-from trainer.generations import Generations, claim, find
+from trainer.generations import AHEAD, Generations, claim, fetch_index, fetch_row, find
 from trainer.timeline import Timeline
 
 F32 = npt.NDArray[np.float32]
@@ -98,6 +98,9 @@ def _observe(
                             cells[g, r, c] = x if x > 1e-200 else 0.0  # no subnormals: slow
         while read < show.size and show[read] == t:
             key = show_key[read]
+            if read + 2 * AHEAD < show.size:
+                fetch_index(index, show_key[read + 2 * AHEAD])
+                fetch_row(index, rows, sizes[0], show_key[read + AHEAD])
             i = read - carried
             read += 1
             g = sizes[0]
