@@ -219,7 +219,7 @@ class _Finder:
                 left_out.append(Choice(columns=(p.name,), reason=against))
                 continue
             where = ""
-            if request is not None:
+            if request is not None and p.kind != "list":
                 same = self._constant_within(request.column, p.name) > 0.99
                 where = "; the same for a whole request" if same else "; differs within a request"
             kind, reason = _feature_kind(p)

@@ -20,7 +20,7 @@ _COLUMN_KEYS: Final = (
     "ts_shift_s",
     "label_at_least",
 )
-_FEEDBACK_KEYS: Final = ("action", "delay_s", "delay_column", "time_column", "delay")
+_FEEDBACK_KEYS: Final = ("action", "value", "delay_s", "delay_column", "time_column", "delay")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +43,7 @@ class ParquetMapping:
     label_at_least: float | None = None  # for ratings; None: over 0 is a click
     action: str = "click"  # what the feedback of a clicked row is called
     delay: Delay = field(default_factory=ConstantDelay)  # the label's own time is rarely stored
+    value: str | None = None  # a column of what the feedback is worth; None: not known
     features: Mapping[str, str] = field(default_factory=dict)  # name in the event → column
 
     @classmethod
@@ -76,7 +77,7 @@ class ParquetMapping:
         names = [ids] if isinstance(ids, str) else ids
         if not isinstance(names, list):
             raise MappingError("[input.columns] impression_id is a column or a list of columns.")
-        action = feedback.get("action", "click")
+        action, value = feedback.get("action", "click"), feedback.get("value")
         return cls(
             impression_id=tuple(_column(n, "[input.columns] impression_id") for n in names),
             ts_unit=cast(TimeUnit | None, unit),
@@ -84,6 +85,7 @@ class ParquetMapping:
             label_at_least=None if at_least is None else float(at_least),
             action=_column(action, "[input.feedback] action"),
             delay=delay_from_table(feedback),
+            value=None if value is None else _column(value, "[input.feedback] value"),
             features={k: _column(v, f"[input.features] {k}") for k, v in features.items()},
             **{
                 k: _column(columns[k], f"[input.columns] {k}")
@@ -104,13 +106,15 @@ class ParquetMapping:
         if self.label and self.delay.column:
             key = "time_column" if self.delay.column_is == "time" else "delay_column"
             roles[f"[input.feedback] {key}"] = self.delay.column
+        if self.label and self.value:
+            roles["[input.feedback] value"] = self.value
         return roles | {f"[input.features] {k}": c for k, c in self.features.items()}
 
     @property
     def feedback_columns(self) -> tuple[str, ...]:
         """The columns that feedback is made of, each once."""
         names = [self.ts, self.user_id, *self.impression_id]
-        names += [c for c in (self.label, self.delay.column) if c is not None]
+        names += [c for c in (self.label, self.delay.column, self.value) if c is not None]
         return tuple(dict.fromkeys(names))
 
     def columns_for(self, schema: EventSchema) -> tuple[str, ...]:

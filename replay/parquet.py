@@ -24,7 +24,7 @@ class ParquetSource:
 
     An impression's offset is its row (with ``sort``, its place in the order of time); a feedback's
     offset is its rank by feedback time, found by a pass over the few columns it needs when the
-    source is opened. Holds 24 bytes a click and one batch of rows; with ``sort``, every column that
+    source is opened. Holds 28 bytes a click and one batch of rows; with ``sort``, every column that
     it needs. Events with ``from_ms`` <= ts < ``until_ms`` are read.
 
     Raises `InputError`, in one line, where files, mapping and schema do not fit together.
@@ -54,8 +54,8 @@ class ParquetSource:
         self._clicked, self._until = found.clicked, found.until
         times = found.clicked.at_ms
         here = position or Position()
-        self._row = max(here.of(SHOWN).message, found.first)
-        self._click = max(
+        self._start = max(here.of(SHOWN).message, found.first)
+        self._first_click = max(
             here.of(CLICKS).message, 0 if from_ms is None else int(np.searchsorted(times, from_ms))
         )
         self._clicks = len(times) if until_ms is None else int(np.searchsorted(times, until_ms))
@@ -77,26 +77,26 @@ class ParquetSource:
         Feedback goes up to the time of the last impression in its block.
         """
         chunks = self._chunks()
-        shown = _Shown(EventColumns.empty(self._schema), self._row, (), {})
+        row, click = self._start, self._first_click
+        shown = _Shown(EventColumns.empty(self._schema), row, (), {})
         while not self._closed:
             while len(shown.events) == 0 and not shown.rejected and shown.end < self._until:
                 shown = next(chunks)
-            taken, clicks = self._merge(shown)
+            taken, clicks = self._merge(shown, click)
             now, shown = shown.split(taken)
-            self._row = now.end
-            first, self._click = self._click, self._click + clicks
+            row, first, click = now.end, click, click + clicks
             events = [now.events] if taken else []
             if clicks:
-                index = slice(first, self._click)
+                index = slice(first, click)
                 events.append(
                     feedback(
                         self._schema, self._mapping.action, self._feedback(index), first, _FEEDBACK
                     )
                 )
-            over = {_SHOWN: self._row >= self._until, _FEEDBACK: self._click >= self._clicks}
+            over = {_SHOWN: row >= self._until, _FEEDBACK: click >= self._clicks}
             yield Block(
                 events=EventColumns.concat(events or [EventColumns.empty(self._schema)]),
-                position=Position({CLICKS: Offset(self._click), SHOWN: Offset(self._row)}),
+                position=Position({CLICKS: Offset(click), SHOWN: Offset(row)}),
                 rejected=now.rejected,
                 ended=frozenset(partition for partition, ended in over.items() if ended),
                 names=now.names,
@@ -111,7 +111,7 @@ class ParquetSource:
     def _chunks(self) -> Iterator["_Shown"]:
         named: set[int] = set()
         columns = self._mapping.columns_for(self._schema)
-        for rows in self._table.rows(columns, self._row, self._block):
+        for rows in self._table.rows(columns, self._start, self._block):
             if rows.first >= self._until:
                 return
             kept = min(len(rows.numbers), self._until - rows.first)
@@ -122,10 +122,10 @@ class ParquetSource:
             named |= new.keys()
             yield _Shown(events, rows.first + kept, tuple(rejected), new)
 
-    def _merge(self, shown: "_Shown") -> tuple[int, int]:
+    def _merge(self, shown: "_Shown", click: int) -> tuple[int, int]:
         """Return how many impressions and how much feedback come next, at most a block in all."""
         ready = len(shown.events)
-        times = self._clicked.at_ms[self._click : min(self._clicks, self._click + self._block)]
+        times = self._clicked.at_ms[click : min(self._clicks, click + self._block)]
         clicks = len(times)
         if shown.end < self._until:
             until = shown.events.ts[-1] if ready else 0
@@ -138,7 +138,7 @@ class ParquetSource:
 
     def _feedback(self, index: slice) -> Clicked:
         c = self._clicked
-        return Clicked(c.at_ms[index], c.impression[index], c.user[index])
+        return Clicked(c.at_ms[index], c.impression[index], c.user[index], c.value[index])
 
 
 class _Shown:

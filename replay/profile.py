@@ -54,10 +54,8 @@ class Sample:
 
     def codes(self, column: str) -> npt.NDArray[np.int64]:
         """Return a number (n,) per row that is equal where the column's values are."""
-        coded = self.table.column(column).combine_chunks().dictionary_encode("encode")
-        if isinstance(coded, pa.ChunkedArray):
-            coded = coded.chunk(0)
-        return np.asarray(coded.indices.to_numpy(zero_copy_only=False), np.int64)
+        coded = _array(self.table, column).dictionary_encode("encode")
+        return np.asarray(coded.indices.to_numpy(), np.int64)
 
     def numbers(self, column: str) -> npt.NDArray[np.float64]:
         """Return the column's numbers (n,), NaN where absent."""
@@ -102,7 +100,7 @@ def _array(table: Any, column: str) -> Any:  # a pyarrow.Table
 def _profile(table: Any, name: str) -> Profile:  # a pyarrow.Table
     array = _array(table, name)
     kind = _kind(array)
-    values = array if kind != "list" else pc.list_value_length(array)
+    values = array if kind != "list" else array.flatten()
     low = high = np.nan
     if kind in ("integer", "real", "truth") and array.null_count < len(array):
         numbers = numbers_of(array)

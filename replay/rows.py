@@ -46,6 +46,7 @@ class Clicked:
     at_ms: I64  # when the feedback comes
     impression: U64
     user: U64
+    value: npt.NDArray[np.float32]  # NaN where absent
 
 
 class RowReader:
@@ -79,8 +80,11 @@ class RowReader:
         at_least = mapping.label_at_least
         return values > 0 if at_least is None else values >= at_least
 
-    def clicked(self, rows: Rows) -> Clicked:
-        """Return the feedback of the clicked rows whose time, ids and feedback time are good."""
+    def clicked(self, rows: Rows) -> tuple[I64, Clicked]:
+        """Return which rows are clicked, and their feedback.
+
+        Those whose time, ids or feedback time are not good are left out.
+        """
         index = np.flatnonzero(self.labels(rows))
         batch = rows.batch.take(pa.array(index))
         chosen = Rows(rows.first, rows.numbers[index], batch)
@@ -89,7 +93,10 @@ class RowReader:
         user, no_id = ids_of(batch.column(self._mapping.user_id))
         at_ms, in_time = self._feedback_times(chosen, ts, impression)
         good = good & ok & (user != 0) & ~no_id & in_time
-        return Clicked(at_ms[good], impression[good], user[good])
+        value = np.full(len(index), np.nan, np.float32)
+        if self._mapping.value is not None:
+            value = _float32(numbers_of(batch.column(self._mapping.value)))
+        return index[good], Clicked(at_ms[good], impression[good], user[good], value[good])
 
     def impressions(
         self, rows: Rows, schema: EventSchema, partition: int
@@ -202,6 +209,7 @@ def feedback(
         impression=clicked.impression,
         user=clicked.user,
         request=clicked.impression,
+        value=clicked.value,
         action=np.full(n, code, np.uint8),
         partition=np.full(n, partition, np.int16),
         offset=first + np.arange(n, dtype=np.int64),
@@ -228,7 +236,7 @@ class _Faults:
         ids, no_id = ids_of(self._rows.batch.column(column))
         self.add(no_id, "wrong_type", f"{column} is not an id: it has a fraction")
         if required:
-            self.add(ids == 0, "missing_field", f"{column} is null")
+            self.add(ids == 0, "missing_field", f"{column} is null or empty")
         return ids
 
     def rejected(self) -> list[Rejected]:
@@ -249,6 +257,11 @@ class _Faults:
 def _absent(batch: Any, column: str) -> Mask:  # a pyarrow.RecordBatch
     mask: Mask = batch.column(column).is_null().to_numpy(zero_copy_only=False)
     return mask
+
+
+def _float32(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float32]:
+    """Return ``values`` (n,) in 32 bits, NaN where they are too large for them."""
+    return np.where(np.abs(values) > _FLOAT32, np.nan, values).astype(np.float32)
 
 
 def _scene_names(hashes: U64, column: Any) -> dict[int, str]:  # a pyarrow array
@@ -290,7 +303,7 @@ def _unit(table: ParquetFiles, column: str, declared: TimeUnit | None) -> TimeUn
         values = values[np.isfinite(values)]
         if len(values):
             return guess_unit(values, column)
-    raise MappingError(f"The column {column!r} is null in every row: map another one as the time.")
+    return "ms"  # null in every row
 
 
 def _check_kind(role: str, column: str, kind: Any) -> None:  # a pyarrow.DataType
@@ -299,7 +312,7 @@ def _check_kind(role: str, column: str, kind: Any) -> None:  # a pyarrow.DataTyp
         good, needed = is_id(kind) or is_number(kind) or is_list(kind), "ids, numbers or lists"
     elif key in ("ts", "time_column"):
         good, needed = is_time(kind), "times"
-    elif key in ("label", "delay_column", "position"):
+    elif key in ("label", "delay_column", "value", "position"):
         good, needed = is_number(kind), "numbers"
     else:
         good, needed = is_id(kind), "ids (text or whole numbers)"
