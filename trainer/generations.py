@@ -32,7 +32,7 @@ _LOWER = np.uint64(0xFFFFFFFF)
 _ONE = np.uint64(1)
 
 
-@intrinsic  # type: ignore[untyped-decorator]  # numba has no types
+@intrinsic
 def _fetch(_context: Any, array: Any, _i: Any, _j: Any) -> Any:
     """Ask for the cache line of ``array[i, j]`` without waiting for it (LLVM's `llvm.prefetch`)."""
 
@@ -61,7 +61,7 @@ def fetch_index(index: Any, key: Any) -> None:
 
 @njit(cache=True, nogil=True)
 def fetch_row(index: Any, rows: Any, generation: int, key: Any) -> None:
-    """Have the row of ``key``, if it is young, brought to the cache, for `find` or `claim` later."""
+    """Have the row of ``key``, if it is young, brought to the cache, for `find` later on."""
     slot = key & np.uint64(index.shape[1] - 1)
     held = index[generation, slot]
     if held & _UPPER == key & _UPPER and held != 0:  # the first place is right most of the time
