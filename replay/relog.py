@@ -26,7 +26,7 @@ from stream.decode import MAX_LINE_BYTES, Decoder
 from stream.encode import encode_event
 from stream.events import FEEDBACK, EventSchema
 from stream.filelog import folder_of, partitions_of
-from stream.filelog_source import _PartitionReader as PartitionReader
+from stream.filelog_source import PartitionReader
 from stream.position import Partition
 from stream.source import Rejected
 

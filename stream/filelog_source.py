@@ -79,7 +79,7 @@ class FileLogSource:
     def __iter__(self) -> Iterator[Block]:
         """Yield blocks from the position it was opened at, until the end or `close`."""
         logs = [
-            _PartitionReader(
+            PartitionReader(
                 folder_of(self._root, p),
                 p,
                 self._position.of(p).message if p in self._position.offsets else None,
@@ -107,7 +107,7 @@ class FileLogSource:
         return self._closed.wait(_POLL_S)
 
 
-class _PartitionReader:
+class PartitionReader:
     """Reads the records of one partition, segment after segment.
 
     The file is opened for each read and never held: a segment that is deleted frees its space.

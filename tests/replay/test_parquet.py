@@ -357,7 +357,7 @@ def test_features_that_do_not_fit_the_table_are_refused(table, schema):
         ParquetSource(table, MAPPING, schema)
 
 
-def test_rows_are_read_as_they_are_needed(table, monkeypatch):
+def test_rows_are_read_as_they_are_needed(table):
     """A log larger than memory must be replayable: opening it may hold its clicks, not its rows."""
     source = iter(ParquetSource(table, MAPPING, SCHEMA, block_events=10))
     next(source)
