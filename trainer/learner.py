@@ -18,6 +18,7 @@ from networks.losses import listwise, log_loss
 from networks.norm import RunningNorm
 from stream.ids import U64
 from stream.state import State, flatten
+from trainer.baserate import BaseRate
 from trainer.batch import Batch
 from trainer.embeddings import I64, TableConfig, make_table
 from trainer.models import ModelFactory, load_model
@@ -100,6 +101,7 @@ class Learner:
             options = {"hidden": config.hidden, **config.options}
             self.network = load_model(factory or config.model, shape, options)
         self.norm = RunningNorm(len(shape.numbers))
+        self.base_rate = BaseRate()
         self.table = make_table(
             TableConfig(
                 width=config.embedding_width,
@@ -145,6 +147,7 @@ class Learner:
         self._step_dense(len(batch))
         if self.shape.numbers:
             self.norm.update(_tensor(batch.numbers[: batch.fresh]))
+        self.base_rate.update(batch.label[: batch.fresh])
         self.steps += 1
         return p_B
 
@@ -166,6 +169,7 @@ class Learner:
         self.steps = int(state["steps"])
         self.network.load_state_dict(_tensors(state["dense"]))
         self.norm.load_state_dict(_tensors(state["norm"]))
+        self.base_rate.restore(state["base_rate"])
         self._adam.state.clear()
         for name, moments in state.get("adam", {}).items():
             self._adam.state[self._dense[name]] = _tensors(moments)
@@ -188,6 +192,7 @@ class Learner:
             "dense": _arrays(self.network.state_dict()),
             "adam": {name: _arrays(m) for name, m in moments if m is not None},
             "norm": _arrays(self.norm.state_dict()),
+            "base_rate": self.base_rate.state(),
         }
 
     def _logits(self, batch: Batch) -> Tensor:
@@ -212,7 +217,7 @@ class Learner:
                 numbers_BD=self.norm(_tensor(batch.numbers)),
             )
         )
-        return logit_B
+        return logit_B + self.base_rate.logit
 
     def _loss(self, logit_B: Tensor, batch: Batch) -> Tensor:
         label_B = _tensor(batch.label)
