@@ -55,7 +55,7 @@ class ListFeature:
 
 
 DEFAULT_IDS: Final = ("item", "user", "scene")
-DEFAULT_STATISTICS: Final = (  # each key was worth its cost on real data: docs/log.md
+DEFAULT_STATISTICS: Final = (  # what, who, where, and the pairings that tell users apart
     Statistic(key=("item",)),
     Statistic(key=("user",)),
     Statistic(key=("item", "scene")),
