@@ -248,6 +248,25 @@ def test_early_feedback_that_comes_twice_waits_from_the_second_time_on():
     assert (1, 0) == (using.counts()["duplicate_feedback"], using.counts()["orphans"])
 
 
+def test_early_feedback_survives_the_drop_of_its_elder():
+    """With no room for two actions of one impression, the newer one stays, and is found."""
+    using = join(JoinConfig(max_early=1))
+    using.feed(columns([feedback(1, 0), feedback(1, 0, action=1), shown(1, 1)]))
+
+    assert [2] == using.drain().settled.actions.tolist()
+    assert 1 == using.counts()["orphans"]
+
+
+def test_early_feedback_that_was_replaced_stays_so_across_a_restart():
+    """The table is built anew from what waits; what no longer waits must not hide the rest."""
+    first, second = join(), join()
+    first.feed(columns([feedback(2, 0), feedback(1, 0), feedback(1, 1)]))
+    second.restore(first.state())
+    second.feed(columns([shown(1, 2)]))
+
+    assert [1] == second.drain().settled.label.tolist()
+
+
 def test_an_impression_that_may_have_been_learned_and_forgotten_is_refused():
     """To learn it again would count it twice; to drop it silently would lose it."""
     using = join()

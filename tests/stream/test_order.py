@@ -205,6 +205,17 @@ def test_an_idle_partition_that_lags_keeps_its_time_to_speak():
     assert T0 + 90 == using.watermark
 
 
+def test_a_partition_that_speaks_in_every_block_is_never_idle():
+    """A live tail is read to its end in every block; that alone is no silence."""
+    using = order(2)
+    both = frozenset({0, 1})
+    for t in range(0, 100, 10):
+        events = EventColumns.concat([columns(log(t + 30), 0), columns(log(t), 1)])
+        using.feed(block_of(events, idle=both))
+
+        assert T0 + t - 10 == using.watermark
+
+
 def test_what_an_idle_partition_brings_too_late_goes_at_the_watermark_and_is_counted():
     """The watermark never goes back; the count says that a replay would differ here."""
     using = order(2)
