@@ -22,7 +22,7 @@ from replay.world import World, WorldConfig
 from stream.deadletters import DeadLetterFile
 from stream.filelog import create_topic
 from stream.filelog_source import FileLogSource
-from stream.filelog_writer import FileLogWriter
+from stream.filelog_writer import FileLogWriter, LogWriterConfig
 from trainer.ahead import Ahead
 from trainer.ingest import Ingest, LearnItem
 from trainer.learner import Learner
@@ -48,7 +48,7 @@ def write_log(root: Path, impressions: int, per_message: int) -> None:
     for topic in TOPICS:
         create_topic(root, topic, 1)
     world = World(WorldConfig(impressions=impressions, requests_per_s=5.0, users=50_000))
-    with FileLogWriter(root, fsync="never") as writer:
+    with FileLogWriter(root, LogWriterConfig(fsync="never")) as writer:
         write(world, writer.append, per_message=per_message)
 
 

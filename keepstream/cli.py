@@ -49,14 +49,14 @@ def parser() -> argparse.ArgumentParser:
         )
         added.add_argument("--json", action="store_true", help="print one JSON object, last")
         command.add_arguments(added)
-        added.set_defaults(run=command)
+        added.set_defaults(called=command)
     return top
 
 
 def main(arguments: Sequence[str] | None = None, out: TextIO = sys.stdout) -> int:
     """Run one command; return its exit code."""
     args = parser().parse_args(arguments)
-    command: Command = args.run
+    command: Command = args.called
     try:
         return command.run(args, out)
     except USAGE_ERRORS as error:

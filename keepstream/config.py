@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, Field, asdict, dataclass, field, fields, is_dataclass
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar, get_args
 
 import orjson
 from xxhash import xxh3_128
@@ -54,8 +54,11 @@ class LogConfig:
 
     root: str = "log"  # its folder
     topics: tuple[str, ...] = ("impressions", "feedback")  # what the trainer reads
-    fsync: str = "interval"  # never | interval | always: what a power failure may cost
-    partitions: int = 1  # of topics that are created
+    fsync: Literal["never", "interval", "always"] = "interval"  # what a power failure may cost
+
+    def __post_init__(self) -> None:
+        if self.fsync not in get_args(Literal["never", "interval", "always"]):
+            raise ValueError(f"fsync = {self.fsync!r} is one of never, interval, always")
 
 
 @dataclass(frozen=True, kw_only=True)

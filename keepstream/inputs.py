@@ -9,10 +9,11 @@ from keepstream.wiring import OpenSource
 from replay.mapping import ParquetMapping
 from replay.ndjson import NdjsonSource
 from replay.parquet import ParquetSource
+from replay.relog import LogLine, log_lines, ndjson_lines, parquet_lines
 from stream.events import EventSchema
 from stream.filelog_source import FileLogSource
 from stream.position import Partition, Position
-from stream.source import Block, Source
+from stream.source import Block, Rejected, Source
 
 _NDJSON = (".ndjson", ".jsonl", ".ndjson.gz", ".jsonl.gz", ".ndjson.zst", ".jsonl.zst")
 
@@ -40,8 +41,8 @@ def _kind(path: Path) -> str:
     if path.suffix in (".parquet", ".pq"):
         return "parquet"
     raise ConfigError(
-        f"{path}: not a kind of input that is known. Expected .parquet, {', '.join(_NDJSON)}, or the "
-        "folder of a file log."
+        f"{path}: not a kind of input that is known. Expected .parquet, {', '.join(_NDJSON)}, "
+        "or the folder of a file log."
     )
 
 
@@ -54,9 +55,7 @@ def opener(
     follow: bool = False,
 ) -> OpenSource:
     """Return the function that opens ``paths`` at a position."""
-    for path in paths:
-        if not path.exists():
-            raise ConfigError(f"{path}: there is no such file or folder. Check --input.")
+    _check_exist(paths)
     kind = kind_of(paths)
 
     def open_source(schema: EventSchema, position: Position) -> Source:
@@ -68,6 +67,7 @@ def opener(
                 position=position,
                 from_ms=from_ms,
                 until_ms=until_ms,
+                sort=_sorted(config),
             )
         if kind == "ndjson":
             return NdjsonSource(
@@ -86,6 +86,39 @@ def opener(
         )
 
     return open_source
+
+
+def lines_of(
+    config: Config, paths: Sequence[Path], *, from_ms: int | None, until_ms: int | None
+) -> Iterator[LogLine | Rejected]:
+    """Yield the events of ``paths`` as the lines of a new log."""
+    _check_exist(paths)
+    match kind_of(paths):
+        case "parquet":
+            return parquet_lines(
+                paths,
+                mapping_of(config),
+                from_ms=from_ms,
+                until_ms=until_ms,
+                sort=_sorted(config),
+            )
+        case "ndjson":
+            return ndjson_lines(paths, from_ms=from_ms, until_ms=until_ms)
+        case _:
+            return log_lines(paths[0], config.log.topics, from_ms=from_ms, until_ms=until_ms)
+
+
+def _check_exist(paths: Sequence[Path]) -> None:
+    for path in paths:
+        if not path.exists():
+            raise ConfigError(f"{path}: there is no such file or folder. Check --input.")
+
+
+def _sorted(config: Config) -> bool:
+    sort = config.input.get("sort", False)
+    if not isinstance(sort, bool):
+        raise ConfigError(f"[input] sort = {sort!r}: it is true or false.")
+    return sort
 
 
 class Bounded:

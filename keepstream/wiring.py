@@ -203,7 +203,7 @@ def _counts(training: Training, letters: DeadLetterFile) -> dict[str, Any]:
             "late": counts.late,
             "rejected": counts.rejected,
             **counts.join,
-            "dead_letters": letters.counts,
+            "dead_letters": dict(letters.counts),
         }
         if counts
         else {}

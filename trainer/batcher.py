@@ -46,6 +46,7 @@ class Batcher:
             last = int(np.searchsorted(ends, start + self._size, side="right")) - 1
             cut = int(ends[last]) if last >= 0 and ends[last] > start else start + self._size
             closed_before = int(before[start + self._size - held])  # the one example more
+            self._held = {k: v[cut:] for k, v in columns.items()}  # what is held while it is used
             yield {k: v[start:cut] for k, v in columns.items()}, closed_before
             start = cut
         self._held = {k: v[start:].copy() for k, v in columns.items()}

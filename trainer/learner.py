@@ -20,6 +20,7 @@ from stream.ids import U64
 from stream.state import State, flatten
 from trainer.baserate import BaseRate
 from trainer.batch import Batch
+from trainer.calibration import PlattCalibration
 from trainer.embeddings import I64, TableConfig, make_table
 from trainer.models import ModelFactory, load_model
 
@@ -51,6 +52,7 @@ class LearnerConfig:
     weight_decay: float = 0.0  # decoupled, of dense weights; one pass over a stream overfits little
     clip_norm: float | None = 10.0  # of dense gradients: far above the usual, so only for spikes
     listwise: float = 0.0  # weight of the softmax over the request, beside 1 of the log loss
+    calibration_half_life: int | None = 30_000  # examples; None: scores as the model gives them
     threads: int = 1  # torch's; the ingest thread needs a core too
 
     def __post_init__(self) -> None:
@@ -102,6 +104,7 @@ class Learner:
             self.network = load_model(factory or config.model, shape, options)
         self.norm = RunningNorm(len(shape.numbers))
         self.base_rate = BaseRate()
+        self.calibration = PlattCalibration(config.calibration_half_life)
         self.table = make_table(
             TableConfig(
                 width=config.embedding_width,
@@ -124,8 +127,8 @@ class Learner:
         """Return the click probabilities p (B,); changes nothing."""
         self._take_threads()
         with torch.no_grad():
-            p_B: F32 = self._logits(batch).sigmoid().numpy()
-        return p_B
+            logit_B: F32 = self._logits(batch).numpy()
+        return self.calibration.probabilities(logit_B)
 
     def learn(self, batch: Batch) -> F32:
         """Learn ``batch`` once; return p of its first ``fresh`` examples as they were before.
@@ -136,7 +139,8 @@ class Learner:
         """
         self._take_threads()
         logit_B = self._logits(batch)
-        p_B: F32 = logit_B.detach().sigmoid().numpy()[: batch.fresh]
+        scored_B: F32 = logit_B.detach().numpy()[: batch.fresh]
+        p_B = self.calibration.probabilities(scored_B)
         loss = self._loss(logit_B, batch)
         if not np.isfinite(value := loss.item()):
             raise TrainingDiverged(self.steps, "loss", value)
@@ -148,6 +152,7 @@ class Learner:
         if self.shape.numbers:
             self.norm.update(_tensor(batch.numbers[: batch.fresh]))
         self.base_rate.update(batch.label[: batch.fresh])
+        self.calibration.update(scored_B, batch.label[: batch.fresh])
         self.steps += 1
         return p_B
 
@@ -170,6 +175,7 @@ class Learner:
         self.network.load_state_dict(_tensors(state["dense"]))
         self.norm.load_state_dict(_tensors(state["norm"]))
         self.base_rate.restore(state["base_rate"])
+        self.calibration.restore(state["calibration"])
         self._adam.state.clear()
         for name, moments in state.get("adam", {}).items():
             self._adam.state[self._dense[name]] = _tensors(moments)
@@ -193,6 +199,7 @@ class Learner:
             "adam": {name: _arrays(m) for name, m in moments if m is not None},
             "norm": _arrays(self.norm.state_dict()),
             "base_rate": self.base_rate.state(),
+            "calibration": self.calibration.state(),
         }
 
     def _logits(self, batch: Batch) -> Tensor:

@@ -37,7 +37,7 @@ class Command:
     @property
     def examples(self) -> str:
         """The docstring from its examples on."""
-        return "Examples:" + "\n".join(self._doc).partition("Examples:")[2]
+        return "Examples:" + "\n".join(self._doc).partition("Examples:")[2].rstrip()
 
     @property
     def _doc(self) -> list[str]:

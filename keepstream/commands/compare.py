@@ -1,4 +1,4 @@
-"""`keepstream compare`: are two runs the same, and if not, where do they part?"""
+"""`keepstream compare`: two runs are the same, or where they part."""
 
 import argparse
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""`keepstream features check`: does the configuration's schema fit its data?"""
+"""`keepstream features check`: whether the schema fits the data."""
 
 import argparse
 from itertools import chain

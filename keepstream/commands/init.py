@@ -5,17 +5,18 @@ from pathlib import Path
 from typing import TextIO
 
 from keepstream.commands.command import Command, UsageError, print_json, say
-from replay.guess import guess, render
+from replay.guess import guess
+from replay.template import render
 
 _REST = """
 [join]
 window_s = {window}            # an impression with no click by then is a negative
 
 [model]
-name = "din"              # or dcnv2, deepfm, mlp, or "your_package.module:factory"
+model = "din"              # or dcnv2, deepfm, mlp, or "your_package.module:factory"
 hidden = [128, 64]
 embedding_width = 16
-listwise = 1.0            # weight of the ranking loss within a request; 0 where order does not matter
+listwise = 1.0            # weight of the ranking loss within a request; 0: order does not matter
 
 [train]
 batch_size = 512

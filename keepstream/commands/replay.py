@@ -12,11 +12,19 @@ from keepstream.commands.command import (
     UsageError,
     add_config,
     config_of,
+    print_json,
+    say,
 )
 from keepstream.commands.training import add_run, train_and_tell
-from keepstream.inputs import opener, time_ms
-from replay.pace import Pace
+from keepstream.config import Config
+from keepstream.inputs import Bounded, lines_of, opener, time_ms
+from keepstream.signals import Interruption
+from replay.into import replay_into
+from replay.pace import Pace, Pacer
+from replay.simulate import TOPICS
 from stream.events import EventSchema
+from stream.filelog import create_topic
+from stream.filelog_writer import FileLogWriter, LogWriterConfig
 from stream.position import Position
 from stream.source import Source
 
@@ -68,6 +76,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="with --into: events packed into a message",
     )
+    parser.add_argument(
+        "--partitions", type=int, default=1, metavar="N", help="with --into: of each topic (1)"
+    )
     add_run(parser)
 
 
@@ -93,7 +104,7 @@ def replay(args: argparse.Namespace, out: TextIO) -> int:
     if args.seed is not None:
         config = replace(config, train=replace(config.train, seed=args.seed))
     if args.into is not None:
-        return _into(args, out)
+        return _into(args, config, out)
     opened = opener(config, args.input, from_ms=args.from_ms, until_ms=args.until_ms)
 
     def open_source(schema: EventSchema, position: Position) -> Source:
@@ -106,6 +117,33 @@ def replay(args: argparse.Namespace, out: TextIO) -> int:
 
     outcome = train_and_tell(args, config, open_source, out, drain=True)
     return 0 if outcome.result["examples"] else 1
+
+
+def _into(args: argparse.Namespace, config: Config, out: TextIO) -> int:
+    lines = lines_of(config, args.input, from_ms=args.from_ms, until_ms=args.until_ms)
+    for topic in TOPICS:
+        create_topic(args.into, topic, args.partitions)
+    wake = threading.Event()
+    pacer = Pacer(args.speed, wake.wait, time.monotonic) if args.speed is not None else None
+    settings = LogWriterConfig(fsync=config.log.fsync)
+    with FileLogWriter(args.into, settings) as writer, Interruption(wake.set, say):
+        replayed = replay_into(
+            lines,
+            writer,
+            partitions=args.partitions,
+            per_message=args.per_message,
+            pacer=pacer,
+            on_rejected=lambda letter: say(letter.detail),
+        )
+    if args.json:
+        print_json(replayed.to_json(), out)
+    else:
+        print(
+            f"{args.into}: {replayed.impressions:,} impressions and {replayed.feedback:,} feedback "
+            f"in {replayed.messages:,} messages; {replayed.rejected:,} rejected.",
+            file=out,
+        )
+    return 0 if replayed.messages else 1
 
 
 COMMAND = Command("replay", add_arguments, replay)

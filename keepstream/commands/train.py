@@ -22,8 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--until-end",
         action="store_true",
-        help="stop at the end of the log instead of waiting for more; what waits for its label then "
-        "goes on waiting in the checkpoint",
+        help="stop where the log ends now; what waits for its label waits on in the checkpoint",
     )
     parser.add_argument(
         "--as-served",

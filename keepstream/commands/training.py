@@ -1,6 +1,7 @@
 """What `replay`, `train` and `demo` share: a run folder, progress, a result for people."""
 
 import argparse
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -51,7 +52,7 @@ def train_and_tell(
     args: argparse.Namespace, config: Config, open_source: OpenSource, out: TextIO, *, drain: bool
 ) -> Outcome:
     """Run the loop, write the report, print the result."""
-    progress = Progress.to_stderr(quiet=args.quiet, clock=time.monotonic)
+    progress = Progress(sys.stderr, time.monotonic, quiet=args.quiet)
     with run_folder(args.run, fresh=args.fresh) as folder:
         outcome = run(
             config,
@@ -94,9 +95,10 @@ def as_text(result: dict[str, Any]) -> str:
     ):
         if f"auc{suffix}" in result:
             lines.append(_row(arm, {k: result.get(k + suffix) for k in _FIGURES}))
-    for title, key in (("scene", "by_scene"), ("day", "by_day")):
-        for name, figures in result.get(key, {}).items() if result.get(key) else ():
-            lines.append(_row(f"{title} {name}", figures))
+    for name, figures in result["by_scene"].items():
+        lines.append(_row(name or "no scene", figures))
+    for day, figures in enumerate(result["by_day"], 1):
+        lines.append(_row(f"day {day}", figures))
     lines += [
         "",
         _counts(result),

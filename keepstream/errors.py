@@ -1,0 +1,34 @@
+"""Which errors the command line tells in one line, and with which exit code."""
+
+from keepstream.commands.command import UsageError
+from keepstream.config import ConfigError
+from replay.errors import InputError, MappingError
+from stream.deadletters import NotDeadLetters
+from stream.decode import SchemaError
+from stream.filelog import LogError, NoSuchTopic
+from stream.join import UnknownLabelAction
+from trainer.checkpoint import CheckpointError
+from trainer.embeddings import EmbeddingError
+from trainer.learner import TrainingDiverged
+from trainer.models import ModelError
+from trainer.schema import FeatureSchemaError
+
+USAGE_ERRORS = (  # exit code 2: what was asked for cannot be served
+    ConfigError,
+    FeatureSchemaError,
+    MappingError,
+    ModelError,
+    NoSuchTopic,
+    SchemaError,
+    UnknownLabelAction,
+    UsageError,
+)
+KNOWN_ERRORS = (  # exit code 1: it was tried, and failed
+    CheckpointError,
+    EmbeddingError,
+    InputError,
+    LogError,
+    NotDeadLetters,
+    OSError,
+    TrainingDiverged,
+)
