@@ -47,7 +47,7 @@ class DcnV2(nn.Module):
         cross_layers: int = 2,
         rank: int | None = 32,
     ) -> None:
-        """Build for ``shape``; ``rank`` is that of the cross layers, None for full: half as fast."""
+        """Build for ``shape``; ``rank`` is the cross layers', None for full: half as fast."""
         super().__init__()
         self.cross = Cross(shape.flat_width, cross_layers, rank)
         self.tower = Tower(shape.flat_width, hidden)
