@@ -38,7 +38,7 @@ class TrainConfig:
     batch_size: int = 512  # examples a step; small enough to learn within minutes of traffic
     seed: int = 0  # everything random follows from it
     as_served: bool = False  # also score at impression time, by the model of that moment
-    positive_at: str = "deadline"  # or "click": learn a positive as soon as it is known
+    positive_at: Literal["deadline", "click"] = "deadline"  # or "click": learn a positive as soon as it is known
     pending_rows_in_memory: int = 1_000_000  # waiting rows beyond it go to a scratch file
 
     def __post_init__(self) -> None:

@@ -1,7 +1,8 @@
 """State as a value: what a part of the pipeline puts into a checkpoint.
 
-Every stateful part has ``state() -> State``, a copy that stays as it is while the part goes on, and
-``restore(state)``. A state is a tree: dicts with string keys (no "/"), numpy arrays and JSON scalars.
+Every stateful part has ``state() -> State``, a copy that stays as it is while the part goes on,
+and ``restore(state)``. A state is a tree: dicts with string keys (no "/"), numpy arrays and JSON
+scalars.
 """
 
 from collections.abc import Mapping

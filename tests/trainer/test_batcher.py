@@ -1,3 +1,4 @@
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -46,7 +47,7 @@ def test_the_batches_depend_on_the_examples_alone(
     batcher = Batcher(size)
     batches = []
     edges = [0, *sorted(min(c, len(requests)) for c in cuts), len(requests)]
-    for start, end in zip(edges, edges[1:], strict=False):
+    for start, end in pairwise(edges):
         before = np.arange(start, end)
         for batch, closed in batcher.add(_cut(columns, start, end), before):
             batches.append(batch["seq"].tolist())
@@ -62,5 +63,5 @@ def test_the_batches_depend_on_the_examples_alone(
 
 
 def _closer(batches: list[list[int]], size: int) -> int:
-    """The example that closes a batch is the one after its first ``size``."""
+    """Return the example that closes a batch: the one after its first ``size``."""
     return batches[-1][0] + size

@@ -15,7 +15,7 @@ STATE = {
 
 @pytest.fixture
 def checkpoints(tmp_path: Path) -> Checkpoints:
-    """A run with three checkpoints."""
+    """Return a run with three checkpoints."""
     made = Checkpoints(tmp_path / "checkpoints", keep=3)
     for batches in (1, 2, 3):
         made.write({**STATE, "batches": batches}, {"batches": batches})
