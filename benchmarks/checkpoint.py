@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.machine import print_result
+from benchmarks.machine import report
 from networks.inputs import ModelShape
 from stream.position import Position
 from trainer.batch import Batch
@@ -80,7 +80,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rows", type=int, default=10_000_000)
     parser.add_argument("--every", type=float, default=10.0, help="seconds between checkpoints")
-    parser.add_argument("--seconds", type=float, default=21.0, help="of each arm")
+    parser.add_argument("--seconds", type=float, default=31.0, help="of the arm with checkpoints")
     args = parser.parse_args()
     model, data = learner(args.rows), batches(args.rows, 30, 4096)
     saving = threading.Event()
@@ -92,18 +92,24 @@ def main() -> None:
         saving.clear()
 
     with tempfile.TemporaryDirectory() as name:
-        saver = Saver(Checkpoints(Path(name), keep=1), {}, saved=on_saved, failed=failures.append)
+        saver = Saver(
+            Checkpoints(Path(name), keep=1),
+            {},
+            saved=on_saved,
+            failed=failures.append,
+            written=lambda state: model.recycle(state["learner"]),
+        )
         learn(model, data, 1.0, None, args.every, saving)  # warm-up
-        free = learn(model, data, args.seconds / 2, None, args.every, saving)
+        free = learn(model, data, args.seconds / 3, None, args.every, saving)
         busy = learn(model, data, args.seconds, saver, args.every, saving)
         saver.wait()
         bytes_each = sum(f["bytes"] for f in saved[-1].manifest["files"].values())
     if failures:
         raise failures[0]
     rates = [examples / wall for examples, wall, *_ in (free, busy)]
-    print_result(
-        {
-            "benchmark": "checkpoint",
+    report(
+        "checkpoint",
+        **{
             "stall_share": round(busy[2] / busy[1], 4),
             "slowdown": round(1 - rates[1] / rates[0], 4),
             "stall_s_each": round(busy[2] / busy[3], 3),
@@ -112,7 +118,7 @@ def main() -> None:
             "every_s": args.every,
             "rows": args.rows,
             "examples_per_s": round(rates[1]),
-        }
+        },
     )
 
 

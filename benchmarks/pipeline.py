@@ -2,8 +2,10 @@
 
 `python -m benchmarks.pipeline` writes a simulated log, then times in turn, round after round: the
 floor (the same model on the same, already built batches in memory) and the whole pipeline
-(decode, order, join, features, ids, score, metrics, learn), each at one and at two torch threads.
-``ratio`` is the pipeline's best median over the floor's best median.
+(decode, order, join, features, ids, score, metrics, learn), each at one torch thread, which is the
+default because the ingest thread needs a core too, and at two. ``ratio`` is the pipeline over the
+floor at the default; ``ratio_best_floor`` is its best over the floor's best, which has both cores
+to itself.
 """
 
 import argparse
@@ -14,7 +16,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from benchmarks.machine import print_result
+from benchmarks.machine import report
 from keepstream.config import Config, from_tables
 from keepstream.wiring import build_ingest, build_training, event_schema, feature_schema
 from replay.simulate import TOPICS, write
@@ -25,10 +27,11 @@ from stream.filelog_source import FileLogSource
 from stream.filelog_writer import FileLogWriter, LogWriterConfig
 from trainer.ahead import Ahead
 from trainer.ingest import Ingest, LearnItem
-from trainer.learner import Learner
+from trainer.learner import Learner, LearnerConfig
 from trainer.loop import train
 
 THREADS = (1, 2)
+DEFAULT = LearnerConfig().threads
 
 
 def config(threads: int, batch_size: int) -> Config:
@@ -47,7 +50,7 @@ def write_log(root: Path, impressions: int, per_message: int) -> None:
     """Write a simulated world into a file log."""
     for topic in TOPICS:
         create_topic(root, topic, 1)
-    world = World(WorldConfig(impressions=impressions, requests_per_s=5.0, users=50_000))
+    world = World(WorldConfig(impressions=impressions, requests_per_s=1.0, users=50_000))
     with FileLogWriter(root, LogWriterConfig(fsync="never")) as writer:
         write(world, writer.append, per_message=per_message)
 
@@ -131,7 +134,7 @@ def _all(source: FileLogSource, ingest: Ingest) -> Iterator[Any]:
 def main() -> None:
     """Run the benchmark and print one line of JSON, last."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--impressions", type=int, default=150_000)
+    parser.add_argument("--impressions", type=int, default=200_000)
     parser.add_argument("--batch-size", type=int, default=4096)
     parser.add_argument("--per-message", type=int, default=100)
     parser.add_argument("--rounds", type=int, default=5)
@@ -155,10 +158,11 @@ def main() -> None:
                     rates["pipeline"][threads].append(pipeline[1] / pipeline[0])
     median = {w: {t: statistics.median(r) for t, r in of.items()} for w, of in rates.items()}
     best = {which: max(of.values()) for which, of in median.items()}
-    print_result(
-        {
-            "benchmark": "pipeline",
-            "ratio": round(best["pipeline"] / best["floor"], 3),
+    report(
+        "pipeline",
+        **{
+            "ratio": round(median["pipeline"][DEFAULT] / median["floor"][DEFAULT], 3),
+            "ratio_best_floor": round(best["pipeline"] / best["floor"], 3),
             "pipeline_examples_per_s": round(best["pipeline"]),
             "floor_examples_per_s": round(best["floor"]),
             "ratio_by_threads": {
@@ -175,7 +179,7 @@ def main() -> None:
             "batch_size": args.batch_size,
             "events_per_message": args.per_message,
             "rounds": args.rounds,
-        }
+        },
     )
 
 

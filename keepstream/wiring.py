@@ -110,7 +110,11 @@ def run(
             )
 
         saver = Saver(
-            checkpoints, {"config_digest": config.digest()}, saved=on_saved, failed=on_failed
+            checkpoints,
+            {"config_digest": config.digest()},
+            saved=on_saved,
+            failed=on_failed,
+            written=training.recycle,
         )
 
         def show(training: Training) -> None:

@@ -1,6 +1,7 @@
 """Ingest in a thread of its own, a bounded queue ahead of the learner."""
 
 import queue
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -11,6 +12,7 @@ from trainer.ingest import Barrier, Ingest, Item
 
 Clock = Callable[[], float]  # seconds, monotonic; keepstream/ gives it
 
+SWITCH_S = 1e-4  # the learner asks for the interpreter at every operation: it must not wait 5 ms
 QUEUE_ITEMS = 8  # enough to hide an uneven source; each holds one batch, so memory stays small
 
 
@@ -44,6 +46,8 @@ class Ahead:
         self._thread = threading.Thread(target=self._run, name="ingest", daemon=True)
 
     def __enter__(self) -> "Ahead":
+        self._switch_interval = sys.getswitchinterval()
+        sys.setswitchinterval(SWITCH_S)
         self._thread.start()
         return self
 
@@ -51,6 +55,7 @@ class Ahead:
         self._quitting.set()
         self.stop()
         self._thread.join()
+        sys.setswitchinterval(self._switch_interval)
 
     def stop(self) -> None:
         """Read no further; what has been read comes out, then a last barrier."""

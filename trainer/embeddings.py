@@ -64,6 +64,7 @@ class EmbeddingTable(ABC):
         self._used = 1  # rows below this one may hold something
         self._weights = _zeros((max_rows + 1) * config.width)
         self._accumulator = _zeros(max_rows + 1)
+        self._spare: F32 | None = None  # memory of a state that nobody needs any more
 
     @property
     def weights(self) -> F32:
@@ -120,7 +121,24 @@ class EmbeddingTable(ABC):
 
     def state(self) -> State:
         """Return a copy of the rows in use and their accumulators."""
-        return {"weights": self.weights.copy(), "accumulator": self.accumulator.copy()}
+        rows, width = self._used, self.config.width
+        spare, self._spare = self._spare, None
+        if spare is None or spare.size < rows * (width + 1):
+            spare = np.empty(rows * (width + 1) * 5 // 4, np.float32)  # room for a few more rows
+        weights_RE = spare[: rows * width].reshape(rows, width)
+        accumulator_R = spare[rows * width : rows * (width + 1)]
+        weights_RE[...] = self.weights
+        accumulator_R[...] = self.accumulator
+        return {"weights": weights_RE, "accumulator": accumulator_R}
+
+    def recycle(self, state: State) -> None:
+        """Take back the memory of a `state` that nobody reads any more, for the next one.
+
+        Touching fresh memory costs several times as much as copying into memory that is there.
+        """
+        memory = state["weights"].base
+        if isinstance(memory, np.ndarray) and memory.base is None and memory.ndim == 1:
+            self._spare = memory
 
     def restore(self, state: State) -> None:
         """Go on from ``state``.

@@ -164,6 +164,10 @@ class Learner:
         """Return a copy of everything that decides what comes next."""
         return {**self._dense_state(), "table": self.table.state()}
 
+    def recycle(self, state: State) -> None:
+        """Take back the memory of a `state` that nobody reads any more."""
+        self.table.recycle(state["table"])
+
     def restore(self, state: State) -> None:
         """Go on from ``state``, bit for bit.
 

@@ -77,6 +77,10 @@ class Training:
             **({"served": self.served.state()} if self.served is not None else {}),
         }
 
+    def recycle(self, state: State) -> None:
+        """Take back the memory of a `state` that nobody reads any more."""
+        self.learner.recycle(state["learner"])
+
     def restore(self, state: State) -> None:
         """Go on from a saved state."""
         self.batches = int(state["batches"])

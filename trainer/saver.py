@@ -19,11 +19,18 @@ class Saver:
         *,
         saved: Callable[[Checkpoint], None],
         failed: Callable[[OSError], None],
+        written: Callable[[State], None],
     ) -> None:
+        """Save into ``checkpoints``; ``about`` goes into every manifest.
+
+        From the writing thread ``saved`` or ``failed`` is told how it went, and then ``written``
+        gets the learner's state back, which nobody reads any more.
+        """
         self._checkpoints = checkpoints
         self._about = dict(about)
         self._saved = saved
         self._failed = failed
+        self._written = written
         self._writing: threading.Thread | None = None
 
     def save(self, barrier: Barrier, training: State, batches: int) -> None:
@@ -56,3 +63,5 @@ class Saver:
             self._failed(error)
         else:
             self._saved(checkpoint)
+        finally:
+            self._written(state["training"])
