@@ -13,8 +13,18 @@ Verdict = Literal["equal", "examples", "weights", "unfinished", "figures"]
 What = Literal["examples", "weights", "end"]
 
 _DIGESTS: Final = ("examples_digest", "weights_digest")
-_MACHINE: Final = frozenset(  # what the same run has otherwise on another day
-    {"wall_s", "examples_per_s", "peak_rss_mb", "started_at", "machine", "commit", "run", "path"}
+_MACHINE: Final = frozenset(  # what the same run has otherwise on another day, or when interrupted
+    {
+        "wall_s",
+        "examples_per_s",
+        "peak_rss_mb",
+        "resumed",
+        "started_at",
+        "machine",
+        "commit",
+        "run",
+        "path",
+    }
 )
 _MEANS: Final[Mapping[Verdict, str]] = {
     "equal": "The runs learned the same examples in the same order and hold the same weights.",

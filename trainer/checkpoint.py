@@ -50,6 +50,17 @@ class NoUsableCheckpoint(CheckpointError):
         )
 
 
+class CheckpointForeign(CheckpointError):
+    """A sound checkpoint does not fit the parts it is to be put into."""
+
+    def __init__(self, path: Path, error: Exception) -> None:
+        super().__init__(
+            f"{path} is of another version of the program or of the model's code "
+            f"({type(error).__name__}: {error}). Go on with the one that wrote it, or start over "
+            "with --fresh."
+        )
+
+
 @dataclass(frozen=True, kw_only=True)
 class CheckpointConfig:
     """How often the state is saved, and how many checkpoints are kept."""
@@ -114,7 +125,7 @@ class Checkpoints:
         """Reveal the next checkpoint: 1 write the parts, 2 write the manifest, 3 rename.
 
         ``about`` goes into the manifest: what a person or a tool wants to know without loading
-        (batches, position, event time, configuration digest).
+        (batches, position, event time, configuration digest). Raises `OSError`, and leaves nothing.
         """
         folders = self.folders()
         number = 1 + (int(folders[-1].name.removeprefix(_PREFIX)) if folders else 0)
@@ -122,22 +133,34 @@ class Checkpoints:
         self.root.mkdir(parents=True, exist_ok=True)
         staging = self.root / f".writing-{number:08d}"
         shutil.rmtree(staging, ignore_errors=True)  # left by a crash
+        try:
+            manifest = self._stage(staging, state, {"format": FORMAT, "number": number, **about})
+        except BaseException:
+            shutil.rmtree(staging, ignore_errors=True)  # what fills a disk leaves it again
+            raise
+        staging.rename(final)
+        _sync_folder(self.root)  # 3
+        self._prune()
+        return Checkpoint(final, manifest)
+
+    def _stage(self, staging: Path, state: State, about: Mapping[str, Any]) -> dict[str, Any]:
         staging.mkdir()
         arrays, rest = flatten(state)
-        save_file({k: np.ascontiguousarray(v) for k, v in arrays.items()}, staging / _ARRAYS)
+        try:
+            # ascontiguousarray would make a row of a number, and another digest of a resumed model
+            save_file({k: np.asarray(v, order="C") for k, v in arrays.items()}, staging / _ARRAYS)
+        except SafetensorError as error:  # its only fault with sound arrays is that of the disk
+            raise OSError(f"{staging / _ARRAYS}: {error}") from error
         (staging / _STATE).write_bytes(orjson.dumps(rest, option=orjson.OPT_SERIALIZE_NUMPY))
         files = {n: _described(staging / n) for n in (_ARRAYS, _STATE)}  # 1, synced
-        manifest: dict[str, Any] = {"format": FORMAT, "number": number, **about, "files": files}
+        manifest: dict[str, Any] = {**about, "files": files}
         manifest["digest"] = _manifest_digest(manifest)
         _write_synced(
             staging / _MANIFEST,
             orjson.dumps(manifest, option=orjson.OPT_INDENT_2 | orjson.OPT_SERIALIZE_NUMPY),
         )  # 2: its presence means "complete"
         _sync_folder(staging)
-        staging.rename(final)
-        _sync_folder(self.root)  # 3
-        self._prune()
-        return Checkpoint(final, manifest)
+        return manifest
 
     def __iter__(self) -> Iterator[Checkpoint]:
         """Yield the checkpoints that have a readable manifest, oldest first."""

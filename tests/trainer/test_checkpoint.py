@@ -9,7 +9,12 @@ from trainer.checkpoint import CheckpointCorrupt, Checkpoints, NoUsableCheckpoin
 
 STATE = {
     "ingest": {"ids": np.arange(7, dtype=np.uint64), "position": [["impressions", 0, 5, 2]]},
-    "training": {"weights": np.linspace(0, 1, 5, dtype=np.float32), "batches": 3, "empty": {}},
+    "training": {
+        "weights": np.linspace(0, 1, 5, dtype=np.float32),
+        "step": np.array(162.0, np.float32),
+        "batches": 3,
+        "empty": {},
+    },
 }
 
 
@@ -31,6 +36,7 @@ def test_a_state_comes_back_as_it_was(checkpoints: Checkpoints) -> None:
     assert (3, 3, []) == (checkpoint.number, state["batches"], refused)
     assert np.uint64 == state["ingest"]["ids"].dtype
     assert STATE["training"]["weights"].tobytes() == state["training"]["weights"].tobytes()
+    assert () == state["training"]["step"].shape
     assert [["impressions", 0, 5, 2]] == state["ingest"]["position"]
     assert {} == state["training"]["empty"]
 
