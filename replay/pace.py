@@ -111,7 +111,11 @@ class Pace:
             told = [r for r in waiting if _before(r, position, block.position)]
             waiting = [r for r in waiting if not _before(r, position, block.position)]
             yield Block(
-                events=events.take(piece), position=position, rejected=tuple(told), names=names
+                events=events.take(piece),
+                position=position,
+                rejected=tuple(told),
+                idle=block.idle - frozenset(events.partition[left].tolist()),
+                names=names,
             )
             names = {}
             left = left[np.argsort(due_at[left], kind="stable")]

@@ -93,12 +93,15 @@ class ParquetSource:
                         self._schema, self._mapping.action, self._feedback(index), first, _FEEDBACK
                     )
                 )
+            # No click is due up to here: impressions need not wait for the next one, however far.
+            quiet = clicks == 0 and click < self._clicks
             over = {_SHOWN: row >= self._until, _FEEDBACK: click >= self._clicks}
             yield Block(
                 events=EventColumns.concat(events or [EventColumns.empty(self._schema)]),
                 position=Position({CLICKS: Offset(click), SHOWN: Offset(row)}),
                 rejected=now.rejected,
                 ended=frozenset(partition for partition, ended in over.items() if ended),
+                idle=frozenset({_FEEDBACK}) if quiet else frozenset(),
                 names=now.names,
             )
             if all(over.values()):

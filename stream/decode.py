@@ -28,6 +28,7 @@ EARLIEST_MS: Final = 1_000_000_000_000  # 2001-09-09: seconds given as milliseco
 LATEST_MS: Final = 4_102_444_800_000  # 2100-01-01: microseconds lie behind it
 MAX_LINE_BYTES: Final = 1 << 20  # an event takes some hundred bytes; past this it is an accident
 MAX_SCENES: Final = 10_000  # names kept; scenes past it are read all the same, without their names
+_MAX_NAME: Final = 200  # characters of a name that is kept
 
 _CHUNK: Final = 4096  # lines whose objects live at once: they stay in the processor's cache
 _NO_ACTION: Final = 254
@@ -226,7 +227,7 @@ class Decoder:
     def _scene_column(self, scenes: list[str | int | None], names: dict[int, str]) -> U64:
         known = self._scenes
         new = set(scenes) - known.keys()
-        if len(known) + len(new) > MAX_SCENES:
+        if len(known) + len(new) > MAX_SCENES or any(len(str(scene)) > _MAX_NAME for scene in new):
             return hash_ids(scenes)
         for scene in new:
             known[scene] = hashed = 0 if scene is None else hash_text(str(scene))

@@ -61,6 +61,11 @@ class HeldEvents:
         """Return the greatest `at` held; at least one event is."""
         return max(int(events.at[rows].max()) for events, rows in self._chunks)
 
+    def at_of(self, n: int) -> int:
+        """Return the `at` of the ``n``-th earliest event held, from 1."""
+        at = np.concatenate([events.at[rows] for events, rows in self._chunks])
+        return int(np.partition(at, n - 1)[n - 1])
+
     def events(self) -> EventColumns:
         """Return a copy of the events held, in log order within each partition."""
         taken = [events.take(rows) for events, rows in self._chunks]

@@ -31,6 +31,7 @@ class OrderConfig:
     idle_s: float = 60.0  # as long as lateness: an idle partition costs no more than a late one
     max_jump_s: float = 86_400.0  # a day: longer nights without traffic are rare, wrong clocks not
     jump_confirmations: int = 16  # events in a row that a wrong clock does not bring by chance
+    max_held: int = 2_000_000  # 16,000 events/s for lateness and idle time together; 0.5 GB
 
     def __post_init__(self) -> None:
         if self.jump_confirmations < 1:
@@ -38,6 +39,8 @@ class OrderConfig:
                 f"jump_confirmations is {self.jump_confirmations}. Set it to 1 or more: "
                 "1 accepts every jump."
             )
+        if self.max_held < 1:
+            raise ValueError(f"max_held is {self.max_held}. Set it to 1 or more events.")
         for name in ("lateness_s", "idle_s", "max_jump_s"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} is {getattr(self, name)}. Set it to 0 or more seconds.")
@@ -55,8 +58,9 @@ class EventTimeOrder:
     """Puts the events of all partitions into one order that cutting and interleaving cannot change.
 
     Memory: the events between the slowest partition's watermark and the newest event read, which is
-    the lateness and the skew of partitions as the source reads them; and per partition fewer than
-    ``jump_confirmations`` events in doubt.
+    the lateness and the skew of partitions as the source reads them, but at most ``max_held``; and
+    per partition fewer than ``jump_confirmations`` events in doubt. Past the bound the earliest are
+    let go before their turn, and counted: what should have come before them is placed after them.
     """
 
     def __init__(
@@ -67,6 +71,7 @@ class EventTimeOrder:
         self._idle_after = round(config.idle_s * 1000)
         self._max_jump = round(config.max_jump_s * 1000)
         self._confirmations = config.jump_confirmations
+        self._max_held = config.max_held
         self._schema = schema
         self._partitions = partitions
         self._held = HeldEvents(schema, n)
@@ -80,7 +85,8 @@ class EventTimeOrder:
         self._ticked = 0  # ms of silence of all since the last event
         self.watermark = NEVER  # every event before it has been let go
         self.late = 0  # came later than the lateness: placed at clock - lateness
-        self.after_idle = 0  # came below the watermark after their partition was idle
+        self.after_idle = 0  # came below the watermark: their partition was idle, or others hurried
+        self.hurried = 0  # let go before their turn, for want of room
         self.jumps = 0  # refused: absurdly far ahead
 
     @property
@@ -171,7 +177,13 @@ class EventTimeOrder:
         elif len(self._held):
             watermark = self._held.last() + 1
         self.watermark = max(self.watermark, watermark)
-        return Ordered(self._held.release(self.watermark), rejected)
+        ready = self._held.release(self.watermark)
+        if (excess := len(self._held) - self._max_held) > 0:
+            self.watermark = self._held.at_of(excess) + 1
+            hurried = self._held.release(self.watermark)
+            self.hurried += len(hurried)
+            ready = EventColumns.concat([ready, hurried])
+        return Ordered(ready, rejected)
 
     def _now(self) -> int:
         newest = int(self._clocks.max(initial=NEVER))
@@ -195,6 +207,7 @@ class EventTimeOrder:
             "watermark": self.watermark,
             "late": self.late,
             "after_idle": self.after_idle,
+            "hurried": self.hurried,
             "jumps": self.jumps,
         }
 
@@ -211,6 +224,7 @@ class EventTimeOrder:
         self.watermark = int(state["watermark"])
         self.late = int(state["late"])
         self.after_idle = int(state["after_idle"])
+        self.hurried = int(state["hurried"])
         self.jumps = int(state["jumps"])
 
 

@@ -31,7 +31,7 @@ class Block:
     position: Position  # the next event to read, so that resuming here repeats and skips nothing
     rejected: tuple[Rejected, ...] = ()
     ended: frozenset[int] = frozenset()  # partitions (indices) that will never have more
-    idle: frozenset[int] = frozenset()  # partitions read to their end, which may yet have more
+    idle: frozenset[int] = frozenset()  # partitions with nothing up to here that may yet have more
     names: Mapping[int, str] = field(default_factory=dict)  # new scene hash → its name
 
 

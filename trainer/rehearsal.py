@@ -32,7 +32,10 @@ class RehearsalConfig:
 
 
 class Rehearsal:
-    """The most recent batches, and a draw from them that depends on the seed and the step alone."""
+    """The most recent batches, and a draw from them that depends on the seed and the step alone.
+
+    Memory: ``keep`` batches of what the model reads, some 500 bytes an example.
+    """
 
     def __init__(self, config: RehearsalConfig, seed: int) -> None:
         self._config = config
@@ -52,8 +55,8 @@ class Rehearsal:
 
     def keep(self, batch: Columns) -> None:
         """Remember a batch that has been learned."""
-        if self._config.batches:
-            self._kept.append({name: batch[name] for name in COLUMNS})
+        if self._config.batches:  # copies: a batch is a view, and would keep its whole block
+            self._kept.append({name: batch[name].copy() for name in COLUMNS})
 
     def state(self) -> State:
         """Return the kept batches, end to end, and the step."""
@@ -68,4 +71,4 @@ class Rehearsal:
         self._kept.clear()
         ends = np.cumsum(state["lengths"], dtype=np.int64)
         for start, end in zip(np.r_[0, ends[:-1]], ends, strict=True):
-            self._kept.append({n: state["columns"][n][start:end] for n in COLUMNS})
+            self._kept.append({n: state["columns"][n][start:end].copy() for n in COLUMNS})

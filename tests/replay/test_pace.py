@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -29,6 +31,22 @@ class Wall:
         self.now_s += seconds
         self.naps += 1
         return self.naps > self._stop_after
+
+
+class _Given:
+    """A source of given blocks."""
+
+    partitions = (Partition("impressions", 0), Partition("impressions", 1))
+    schema = SCHEMA
+
+    def __init__(self, blocks):
+        self._blocks = blocks
+
+    def __iter__(self):
+        return iter(self._blocks)
+
+    def close(self):
+        """Hold nothing."""
 
 
 def _shown(name, seconds):
@@ -119,6 +137,19 @@ def test_one_absurd_time_holds_nobody_up():
 
     assert len(found) == 5
     assert wall.now_s < 110
+
+
+def test_what_is_silent_stays_silent_in_every_piece():
+    """The idle rule counts on it: without, a quiet partition would hold back what is paced."""
+    wall = Wall()
+    times = [0, 100, 200, 300]
+    messages = {Partition("impressions", 0): [_shown(str(t), t) for t in times]}
+    whole = [replace(b, idle=frozenset({1})) for b in ListSource(SCHEMA, messages)]
+    source = _Given(whole)
+    blocks = list(Pace(source, 10.0, wall.sleep, wall.now))
+
+    assert len(blocks) >= len(times)
+    assert {frozenset({1})} == {b.idle for b in blocks}
 
 
 def test_a_wait_that_is_broken_off_ends_the_reading():

@@ -14,6 +14,7 @@ from replay.parquet import ParquetSource
 from replay.relog import parquet_lines
 from stream.events import FEEDBACK, IMPRESSION, EventColumns, EventSchema
 from stream.listsource import ListSource
+from stream.order import EventTimeOrder, OrderConfig
 from stream.position import Partition, Position
 from tests.replay.tables import SCHEMA, START, TABLE, assert_same, ordered, read, shown, write
 from tests.stream.source_contract import CHECKS, CLICKED, SHOWN
@@ -74,6 +75,25 @@ def test_feedback_comes_no_later_than_the_next_impressions(table):
     begins = [b.events.ts[b.events.kind == IMPRESSION].min(initial=2**62) for b in blocks]
     for k in range(len(blocks) - 1):
         assert ends[k] <= min(begins[k + 1 :])
+
+
+@pytest.mark.parametrize("clicked", [[], [1999], [0, 1999]])
+def test_impressions_do_not_wait_for_a_click_that_is_far(tmp_path, clicked):
+    """A night without clicks, or a log without any, must not fill the memory with impressions."""
+    columns = shown(2000)
+    labels = np.zeros(2000, np.int8)
+    labels[clicked] = 1
+    path = write(tmp_path / "quiet.parquet", columns | {"click": pa.array(labels)})
+    source = ParquetSource(path, MAPPING, SCHEMA, block_events=16)
+    order = EventTimeOrder(OrderConfig(lateness_s=1, idle_s=5), SCHEMA, source.partitions)
+    events, most = [], 0
+    for block in source:
+        events.append(order.feed(block).events)
+        most = max(most, order.held)
+
+    assert most <= 60
+    assert 2000 + len(clicked) == sum(map(len, events)) + len(order.finish().events)
+    assert 0 == order.after_idle
 
 
 CONTRACT_MAPPING = ParquetMapping.from_table(

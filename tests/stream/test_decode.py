@@ -243,6 +243,16 @@ def test_names_of_scenes_are_bounded():
     assert 0 < named <= MAX_SCENES
 
 
+def test_a_name_as_long_as_a_page_is_not_kept():
+    """Ten thousand names of a megabyte each would be no bound."""
+    decoder = Decoder(EventSchema())
+    line = encode_event(SHOWN | {"scene": "s" * 100_000})
+    events, rejected, names = decoder.decode([line], np.arange(1), 0, HERE)
+
+    assert ([], {}) == (rejected, names)
+    assert hash_text("s" * 100_000) == events.scene[0]
+
+
 def test_a_schema_that_no_event_can_carry_is_refused():
     """A feature has one type."""
     with pytest.raises(SchemaError):

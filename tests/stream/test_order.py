@@ -310,9 +310,44 @@ def test_one_event_blocks_stay_cheap_to_hold():
     assert len(using._held._chunks) <= 10
 
 
+def test_what_waits_is_bounded_however_far_a_partition_is_behind():
+    """A wrong clock or a stalled partition must not fill the memory; a count says so."""
+    config = OrderConfig(lateness_s=0.010, idle_s=0.020, max_held=40)
+    using = order(2, config)
+    using.feed(block_of(columns(log(0), 1)))
+    parts = []
+    for i in range(0, 300, 3):
+        parts.append(using.feed(block_of(columns(log(i, i + 1, i + 2), 0, i))).events)
+        assert using.held <= 40
+
+    state = using.state()
+    using = order(2, config)
+    using.restore(state)
+    parts += [using.feed(block_of(columns(log(1, 299), 1, 1))).events, using.finish().events]
+    went = at(EventColumns.concat(parts))
+
+    assert 303 == len(went)
+    assert sorted(went) == went
+    assert 261 == using.hurried  # all but the first forty, of either partition
+    assert 1 == using.after_idle  # what came at 1 was overtaken
+
+
+def test_a_moment_without_end_is_bounded_too():
+    """A log whose times are whole days keeps a day at one moment, and the watermark below it."""
+    using = order(1, OrderConfig(max_held=40))
+    went = [using.feed(block_of(columns(log(*[0] * 30), 0, i))).events for i in range(0, 300, 30)]
+    events = EventColumns.concat([*went, using.finish().events])
+
+    assert 300 == len(events)
+    assert using.hurried > 200
+    assert at(events)[-1] < 10  # every time that room is made, time goes on by a millisecond
+
+
 def test_a_config_without_sense_is_refused():
     """A negative lateness would let events go before they are read."""
     with pytest.raises(ValueError, match="lateness_s is -1"):
         OrderConfig(lateness_s=-1)
     with pytest.raises(ValueError, match="jump_confirmations is 0"):
         OrderConfig(jump_confirmations=0)
+    with pytest.raises(ValueError, match="max_held is 0"):
+        OrderConfig(max_held=0)
