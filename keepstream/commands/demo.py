@@ -20,6 +20,7 @@ _CONFIG = """\
 
 [order]
 lateness_s = 0            # the simulator writes in order
+idle_s = 7200             # a day passes in less than a minute: two hours are seconds
 
 [join]
 window_s = 600
