@@ -1,5 +1,6 @@
 """One TOML file, plus environment and ``--set``; unknown keys are refused with the nearest one."""
 
+import math
 import os
 import tomllib
 import types
@@ -38,7 +39,9 @@ class TrainConfig:
     batch_size: int = 512  # examples a step; small enough to learn within minutes of traffic
     seed: int = 0  # everything random follows from it
     as_served: bool = False  # also score at impression time, by the model of that moment
-    positive_at: Literal["deadline", "click"] = "deadline"  # or "click": learn a positive as soon as it is known
+    positive_at: Literal["deadline", "click"] = (
+        "deadline"  # or "click": learn a positive as soon as it is known
+    )
     pending_rows_in_memory: int = 1_000_000  # waiting rows beyond it go to a scratch file
 
     def __post_init__(self) -> None:
@@ -55,8 +58,11 @@ class LogConfig:
     root: str = "log"  # its folder
     topics: tuple[str, ...] = ("impressions", "feedback")  # what the trainer reads
     fsync: Literal["never", "interval", "always"] = "interval"  # what a power failure may cost
+    block_events: int = 16_384  # read at once, from any input: no number changes the result
 
     def __post_init__(self) -> None:
+        if self.block_events < 1:
+            raise ValueError("block_events must be at least 1")
         if self.fsync not in get_args(Literal["never", "interval", "always"]):
             raise ValueError(f"fsync = {self.fsync!r} is one of never, interval, always")
 
@@ -99,7 +105,10 @@ def load(
     settings: Sequence[str] = (),
     environment: Mapping[str, str] = os.environ,
 ) -> Config:
-    """Return the configuration of a TOML file, then the environment, then ``table.key=value``."""
+    """Return the configuration of a TOML file, then the environment, then ``table.key=value``.
+
+    Raises `ConfigError`, which names the file, the variable or the setting that is at fault.
+    """
     tables: dict[str, Any] = {}
     if path is not None:
         try:
@@ -110,19 +119,20 @@ def load(
             ) from error
         except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
             raise ConfigError(f"{path}: not readable as TOML: {error}") from error
-    known = {f.name for f in fields(Config)}
+    config = from_tables(tables, where=str(path or "configuration"))
     for name, text in sorted(environment.items()):
         if name.startswith(ENVIRONMENT):
             table, _, key = name.removeprefix(ENVIRONMENT).lower().partition("_")
-            if table in known and key:
-                _set(tables, table, key, text)
+            _set(tables, table, key, text, name)
+            config = from_tables(tables, where=name)
     for setting in settings:
         place, equals, text = setting.partition("=")
         table, dot, key = place.strip().partition(".")
-        if not (equals and dot):
+        if not (equals and dot and key):
             raise ConfigError(f"--set {setting}: expected table.key=value, as train.seed=3")
-        _set(tables, table, key, text)
-    return from_tables(tables, where=str(path or "configuration"))
+        _set(tables, table, key, text.strip(), f"--set {setting}")
+        config = from_tables(tables, where=f"--set {setting}")
+    return config
 
 
 def from_tables(tables: Mapping[str, Any], where: str = "configuration") -> Config:
@@ -130,15 +140,17 @@ def from_tables(tables: Mapping[str, Any], where: str = "configuration") -> Conf
     return _build(Config, tables, where)
 
 
-def _set(tables: dict[str, Any], table: str, key: str, text: str) -> None:
+def _set(tables: dict[str, Any], table: str, key: str, text: str, where: str) -> None:
     try:
         value = tomllib.loads(f"v = {text}")["v"]
     except tomllib.TOMLDecodeError:
         value = text  # a plain word needs no quotes
-    node = tables.setdefault(table, {})
-    *parents, last = key.split(".")
+    node = tables
+    *parents, last = [table, *key.split(".")]
     for parent in parents:
         node = node.setdefault(parent, {})
+        if not isinstance(node, dict):
+            raise ConfigError(f"{where}: {parent} is one value, not a table with keys of its own.")
     node[last] = value
 
 
@@ -182,10 +194,14 @@ def _value(hint: Any, value: Any, where: str) -> Any:
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     expected = origin or hint
+    if expected is Mapping and not isinstance(value, Mapping):
+        raise ConfigError(f"{where}: expected a table, got {value!r}")
     if expected in (bool, int, float, str) and type(value) is not expected:
         raise ConfigError(
             f"{where}: expected {_SAID[expected]}, got {value!r} ({type(value).__name__})"
         )
+    if expected is float and not math.isfinite(value):
+        raise ConfigError(f"{where}: expected a finite number, got {value!r}")
     return value
 
 

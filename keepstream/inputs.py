@@ -67,11 +67,17 @@ def opener(
                 position=position,
                 from_ms=from_ms,
                 until_ms=until_ms,
+                block_events=config.log.block_events,
                 sort=_sorted(config),
             )
         if kind == "ndjson":
             return NdjsonSource(
-                paths, schema, position=position, from_ms=from_ms, until_ms=until_ms
+                paths,
+                schema,
+                position=position,
+                from_ms=from_ms,
+                until_ms=until_ms,
+                block_events=config.log.block_events,
             )
         if len(paths) > 1:
             raise ConfigError("--input: one file log at a time.")
@@ -83,6 +89,7 @@ def opener(
             follow=follow,
             from_ms=from_ms,
             until_ms=until_ms,
+            block_events=config.log.block_events,
         )
 
     return open_source

@@ -73,21 +73,38 @@ class RunFolder:
         """Say that this folder belongs to ``config``; refuse where it belongs to another."""
         tables = config.as_tables()
         if self._config.exists():
-            before = orjson.loads(self._config.read_bytes())
+            before = self._started_with()
             if before["digest"] != config.digest():
                 changed = ", ".join(_differences(before["tables"], tables)) or "defaults"
                 raise ConfigError(
                     f"{self.path}: this run was started with another configuration ({changed} "
                     "changed). Restore it, start over with --fresh, or give --run another folder."
                 )
-        said = {"digest": config.digest(), "tables": tables}
-        self._config.write_bytes(orjson.dumps(said, option=orjson.OPT_INDENT_2))
+        else:
+            _write(self._config, {"digest": config.digest(), "tables": tables})
 
     def write_result(self, result: Mapping[str, Any]) -> None:
         """Write ``result.json``, whole or not at all."""
-        staged = self.result.with_suffix(".writing")
-        staged.write_bytes(orjson.dumps(result, option=orjson.OPT_INDENT_2))
-        staged.replace(self.result)
+        _write(self.result, result)
+
+    def _started_with(self) -> dict[str, Any]:
+        try:
+            before = orjson.loads(self._config.read_bytes())
+        except orjson.JSONDecodeError:
+            before = None
+        if not isinstance(before, dict) or before.keys() != {"digest", "tables"}:
+            raise ConfigError(
+                f"{self._config} is damaged, so that nobody knows whose run this is. Start over "
+                "with --fresh, or give --run another folder."
+            )
+        return before
+
+
+def _write(path: Path, value: Mapping[str, Any]) -> None:
+    """Write JSON, whole or not at all."""
+    staged = path.with_suffix(".writing")
+    staged.write_bytes(orjson.dumps(value, option=orjson.OPT_INDENT_2))
+    staged.replace(path)
 
 
 def _differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:

@@ -1,5 +1,6 @@
 """Ctrl-C and SIGTERM end a run cleanly: stop reading, learn what was read, save, report."""
 
+import os
 import signal
 from collections.abc import Callable
 from types import FrameType
@@ -9,9 +10,8 @@ from typing import Any
 class Interruption:
     """Within the `with` block the first signal calls ``stop``; a second one ends at once."""
 
-    def __init__(self, stop: Callable[[], None], say: Callable[[str], None]) -> None:
+    def __init__(self, stop: Callable[[], None]) -> None:
         self._stop = stop
-        self._say = say
         self._before: dict[signal.Signals, Any] = {}
         self.received: signal.Signals | None = None
 
@@ -28,5 +28,6 @@ class Interruption:
         if self.received is not None:
             raise KeyboardInterrupt
         self.received = signal.Signals(number)
-        self._say(f"{self.received.name}: finishing the batches that were read; again to quit now.")
+        line = f"{self.received.name}: finishing the batches that were read; again to quit now.\n"
+        os.write(2, line.encode())  # print is not for handlers: it may be what was interrupted
         self._stop()

@@ -25,10 +25,10 @@ from stream.source import Source
 from stream.state import State
 from trainer.ahead import Ahead
 from trainer.batcher import Batcher
-from trainer.checkpoint import Checkpoint, Checkpoints
+from trainer.checkpoint import Checkpoint, CheckpointForeign, Checkpoints
 from trainer.features import Features
 from trainer.idmap import IdMap
-from trainer.ingest import Ingest
+from trainer.ingest import Counts, Ingest
 from trainer.learner import Learner
 from trainer.loop import Training, train
 from trainer.metrics import Prequential
@@ -76,17 +76,19 @@ def run(
     started = time.monotonic()
     folder.claim(config)
     checkpoints = Checkpoints(folder.checkpoints, config.checkpoint.keep)
-    state = _resume(checkpoints, say)
+    resumed, state = _latest(checkpoints, say) or (None, None)
     position = Position.from_json(state["ingest"]["position"]) if state else Position()
     source = open_source(event_schema(config), position)
     try:
         letters = DeadLetterFile(folder.letters)
         ingest = build_ingest(config, source.partitions, folder.scratch)
-        training = build_training(config, folder.trace, folder.scratch)
-        if state:
-            ingest.restore(state["ingest"])
-            training.restore(state["training"])
-        letters.restore(state["ingest"]["letters"] if state else DeadLetterFile.NOTHING)
+        training = build_training(config, folder.trace, folder.scratch, say)
+        if resumed is not None and state is not None:
+            _restore(resumed, state, ingest, training, letters)
+            del state  # as large as everything that was just restored from it
+        else:  # what a run left that was killed before its first checkpoint
+            training.trace.restore(Trace.NOTHING)
+            letters.restore(DeadLetterFile.NOTHING)
         learned_before = training.metrics.examples
         ahead = Ahead(
             source,
@@ -95,15 +97,17 @@ def run(
             clock=time.monotonic,
             barrier_every_s=config.checkpoint.every_s if keep else None,
             drain=drain,
+            resumed=resumed is not None,
+            waiting=lambda: show(training),
         )
-        saved: list[Checkpoint] = []
+        saved: list[Checkpoint] = [resumed] if resumed else []
 
         def on_saved(checkpoint: Checkpoint) -> None:
-            saved.append(checkpoint)
-            ahead.saving.clear()
+            saved[:] = [checkpoint]
+            ahead.saved(True)
 
         def on_failed(error: OSError) -> None:
-            ahead.saving.clear()
+            ahead.saved(False)
             say(
                 f"{folder.checkpoints}: a checkpoint could not be written ({error}). Training goes "
                 "on, and the last one stays in force: make room."
@@ -118,11 +122,14 @@ def run(
         )
 
         def show(training: Training) -> None:
-            progress.update(lambda: snapshot(training, saved))
+            progress.update(lambda: snapshot(training, ahead.counts, saved))
 
-        with Interruption(ahead.stop, say), ahead:
-            ended = train(ahead, training, saver.save if keep else _save_nothing, show)
-        saver.wait()
+        with Interruption(ahead.stop):
+            try:
+                with ahead:
+                    ended = train(ahead, training, saver.save if keep else _save_nothing, show)
+            finally:
+                saver.wait()
         show(training)
     finally:
         source.close()
@@ -132,8 +139,8 @@ def run(
     result = {
         **training.metrics.summary(ingest.names),
         "batches": training.batches,
-        "counts": _counts(training, letters),
-        "resumed": state is not None,
+        "counts": _counts(ahead.counts, letters),
+        "resumed": resumed is not None,
         "ended": ended,
         "config_digest": config.digest(),
         "examples_digest": training.examples_digest,
@@ -152,6 +159,7 @@ def build_ingest(config: Config, partitions: tuple[Partition, ...], scratch: Pat
     events = event_schema(config)
     features = Features(schema, config.state)
     return Ingest(
+        partitions=partitions,
         order=EventTimeOrder(config.order, events, partitions),
         join=LabelJoin(config.join, Wait(config.train.positive_at), events),
         features=features,
@@ -166,8 +174,14 @@ def build_ingest(config: Config, partitions: tuple[Partition, ...], scratch: Pat
     )
 
 
-def build_training(config: Config, trace: Path | None, scratch: Path) -> Training:
+def build_training(
+    config: Config, trace: Path | None, scratch: Path, say: Say = lambda line: None
+) -> Training:
     """Build the model, its metrics and the trace."""
+
+    def on_failed(error: OSError) -> None:
+        say(f"{trace}: the trace ends here, training goes on ({error}): make room.")
+
     schema = feature_schema(config)
     served = PendingRows({"p": (np.float32, None)}, scratch=scratch)
     return Training(
@@ -178,13 +192,13 @@ def build_training(config: Config, trace: Path | None, scratch: Path) -> Trainin
             seed=config.train.seed,
         ),
         metrics=Prequential(config.metrics),
-        trace=Trace(trace),
+        trace=Trace(trace, failed=on_failed),
         served=served if config.train.as_served else None,
         oracle=schema.oracle is not None,
     )
 
 
-def _resume(checkpoints: Checkpoints, say: Say) -> State | None:
+def _latest(checkpoints: Checkpoints, say: Say) -> tuple[Checkpoint, State] | None:
     latest = checkpoints.latest()
     if latest is None:
         return None
@@ -192,23 +206,39 @@ def _resume(checkpoints: Checkpoints, say: Say) -> State | None:
     for corrupt in refused:
         say(str(corrupt))
     say(f"Resuming from {checkpoint.path} ({checkpoint.manifest['batches']:,} batches learned).")
-    return state
+    return checkpoint, state
+
+
+def _restore(
+    checkpoint: Checkpoint,
+    state: State,
+    ingest: Ingest,
+    training: Training,
+    letters: DeadLetterFile,
+) -> None:
+    """Put every part where the checkpoint left it. Raises `CheckpointError`."""
+    try:
+        ingest.restore(state["ingest"])
+        training.restore(state["training"])
+        letters.restore(state["ingest"]["letters"])
+    except (LookupError, RuntimeError, TypeError, ValueError) as error:  # sound bytes, other parts
+        raise CheckpointForeign(checkpoint.path, error) from error
 
 
 def _save_nothing(*_: object) -> None:
     """Pass a barrier by: a run without a folder of its own keeps nothing."""
 
 
-def _counts(training: Training, letters: DeadLetterFile) -> dict[str, Any]:
-    counts = training.counts
-    return (
-        {
-            "events": counts.events,
-            "late": counts.late,
-            "rejected": counts.rejected,
-            **counts.join,
-            "dead_letters": dict(letters.counts),
-        }
-        if counts
-        else {}
-    )
+def _counts(counts: Counts, letters: DeadLetterFile) -> dict[str, Any]:
+    join = dict(counts.join)
+    return {
+        "events": counts.events,
+        "rejected": counts.rejected,
+        "late_events": counts.late,  # later than order.lateness_s: placed at the earliest open time
+        "late_clicks": join.pop("late"),  # after their impression had settled
+        "after_idle": counts.after_idle,
+        "hurried": counts.hurried,
+        **join,
+        "held": counts.held,
+        "dead_letters": letters.counts,
+    }

@@ -5,15 +5,17 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from typing import Final
 
 from stream.deadletters import DeadLetterFile
 from stream.source import Source
-from trainer.ingest import Barrier, Ingest, Item
+from trainer.ingest import Barrier, Counts, Ingest, Item
 
 Clock = Callable[[], float]  # seconds, monotonic; keepstream/ gives it
 
 SWITCH_S = 1e-4  # the learner asks for the interpreter at every operation: it must not wait 5 ms
 QUEUE_ITEMS = 8  # enough to hide an uneven source; each holds one batch, so memory stays small
+WAIT_S: Final = 0.2  # how soon a silent log is shown to be silent, and an end is noticed
 
 
 class Ahead:
@@ -32,17 +34,28 @@ class Ahead:
         clock: Clock,
         barrier_every_s: float | None,
         drain: bool,
+        resumed: bool = False,
+        waiting: Callable[[], None] = lambda: None,
     ) -> None:
+        """Read ``source`` into ``ingest``, which has been restored if this is a run ``resumed``.
+
+        A barrier comes every ``barrier_every_s`` in which something has happened (None: only the
+        last). ``drain`` settles what waits when the source ends. ``waiting`` is called now and then
+        while the learner has nothing to do.
+        """
         self._source = source
         self._ingest = ingest
         self._letters = letters
         self._clock = clock
         self._every_s = barrier_every_s
         self._drain = drain
+        self._waiting = waiting
+        self.counts = ingest.counts()  # as of the last block; replaced, never changed
+        self._kept: Counts | None = self.counts if resumed else None  # as of the last barrier
         self._items: queue.Queue[Item | BaseException | None] = queue.Queue(QUEUE_ITEMS)
         self._stopping = threading.Event()
         self._quitting = threading.Event()
-        self.saving = threading.Event()  # set while a checkpoint is written: no barrier meanwhile
+        self._saving = threading.Event()  # set while a checkpoint is written: no barrier meanwhile
         self._thread = threading.Thread(target=self._run, name="ingest", daemon=True)
 
     def __enter__(self) -> "Ahead":
@@ -62,8 +75,21 @@ class Ahead:
         self._stopping.set()
         self._source.close()
 
+    def saved(self, ok: bool) -> None:
+        """Take note that the state at the last barrier is on disk, or that it could not be."""
+        if not ok:
+            self._kept = None  # the next barrier comes even if nothing happens any more
+        self._saving.clear()
+
     def __iter__(self) -> Iterator[Item]:
-        while (item := self._items.get()) is not None:
+        while True:
+            try:
+                item = self._items.get(timeout=WAIT_S)
+            except queue.Empty:
+                self._waiting()
+                continue
+            if item is None:
+                return
             if isinstance(item, BaseException):
                 raise item
             yield item
@@ -90,9 +116,10 @@ class Ahead:
                 yield from ingest.tick(round(1000 * (now - last)))
             last = now
             self._letters.extend(ingest.take_refused())
+            self.counts = ingest.counts()
             due = self._every_s is not None and now - saved >= self._every_s
-            if due and not self.saving.is_set():
-                self.saving.set()
+            if due and not self._saving.is_set() and self.counts != self._kept:
+                self._saving.set()
                 yield self._barrier()
                 saved = now
             if self._stopping.is_set():
@@ -101,10 +128,12 @@ class Ahead:
         if ended and self._drain:
             yield from ingest.finish()
             self._letters.extend(ingest.take_refused())
+            self.counts = ingest.counts()
         yield self._barrier(ended=ended)
 
     def _barrier(self, *, ended: bool = False) -> Barrier:
-        barrier = self._ingest.barrier(ended=ended)
+        barrier = self._ingest.barrier(ended=ended, changed=self.counts != self._kept)
+        self._kept = self.counts
         self._letters.flush()
         barrier.state["letters"] = self._letters.state()
         return barrier
@@ -112,7 +141,7 @@ class Ahead:
     def _put(self, item: Item | BaseException | None) -> None:
         while not self._quitting.is_set():
             try:
-                self._items.put(item, timeout=0.2)
+                self._items.put(item, timeout=WAIT_S)
                 return
             except queue.Full:
                 continue

@@ -5,7 +5,7 @@ batches and the id map. It is a function of the logs alone, whatever blocks they
 whole state is a value (invariants 1 and 2).
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,11 +17,12 @@ from stream.events import EventColumns
 from stream.join import Joined, LabelJoin
 from stream.order import EventTimeOrder, Ordered
 from stream.pending import PendingRows
-from stream.position import Position
+from stream.position import Partition, Position
 from stream.source import Block, Rejected
 from stream.state import State
 from trainer.batch import Batch
 from trainer.batcher import Batcher
+from trainer.checkpoint import CheckpointError
 from trainer.features import Features
 from trainer.idmap import IdMap
 from trainer.rehearsal import Rehearsal
@@ -30,6 +31,10 @@ from trainer.relative import relative_to_request
 Columns = dict[str, npt.NDArray[Any]]
 
 SCORE_ROWS = 4096  # impressions scored at once, counted from the last learned batch
+PIECE = (
+    65_536  # events, or examples, gone through at once: a backlog or a drain takes no more memory
+)
+MAX_NAMES = 10_000  # names of scenes kept, over all restarts
 
 EXAMPLE_COLUMNS = (  # what an example is, wherever and in whatever messages its log was kept
     "at", "ids", "impression", "item", "label", "label_at", "numbers", "request", "scene",
@@ -55,7 +60,6 @@ class LearnItem:
     examples: Columns  # what metrics need of its examples; the rehearsed ones are not among them
     served_below: int  # served scores of sequence numbers below this are no longer needed
     examples_digest: str  # of all examples up to this batch
-    counts: "Counts"
 
 
 @dataclass(frozen=True)
@@ -65,7 +69,8 @@ class Barrier:
     state: State
     position: Position
     watermark: int  # ms
-    ended: bool
+    ended: bool  # the log has no more
+    changed: bool = True  # something has happened since the last one: worth a checkpoint
 
 
 Item = ScoreItem | LearnItem | Barrier
@@ -79,10 +84,23 @@ class Counts:
     impressions: int
     rejected: int
     late: int
+    after_idle: int  # placed at the watermark: where there are any, replay may differ
+    hurried: int  # let go by the order before their turn, for want of room
     join: dict[str, int]
     pending: int
     held: int
     newest_ms: int  # the newest event read
+
+
+class OtherPartitions(CheckpointError):
+    """A state was taken while other partitions were read."""
+
+    def __init__(self, before: Sequence[str], now: Sequence[str]) -> None:
+        super().__init__(
+            f"The checkpoint was taken while {', '.join(before)} were read, and now there are "
+            f"{', '.join(now)}: a run keeps its partitions. Name the same ones (--input, "
+            "log.topics), or give --run another folder and train from the beginning."
+        )
 
 
 class Ingest:
@@ -91,6 +109,7 @@ class Ingest:
     def __init__(
         self,
         *,
+        partitions: tuple[Partition, ...],
         order: EventTimeOrder,
         join: LabelJoin,
         features: Features,
@@ -101,6 +120,7 @@ class Ingest:
         as_served: bool,
         request_relative: slice | None,
     ) -> None:
+        self._partitions = partitions
         self._order = order
         self._join = join
         self._features = features
@@ -122,7 +142,8 @@ class Ingest:
     def feed(self, block: Block) -> Iterator[Item]:
         """Take the next block; yield the work it makes possible."""
         self.position = block.position
-        self.names.update(block.names)
+        if len(self.names) < MAX_NAMES:
+            self.names.update(block.names)
         self._refuse(block.rejected)
         self._events += len(block.events)
         self._newest = max(self._newest, int(block.events.ts.max(initial=0)))
@@ -140,11 +161,11 @@ class Ingest:
         if self._as_served:
             yield from self._score(self._pending.next)
         if rest is not None:
-            yield self._learn(rest)
+            yield self._learn(rest, self._join.first_pending)
 
-    def barrier(self, *, ended: bool = False) -> Barrier:
+    def barrier(self, *, ended: bool = False, changed: bool = True) -> Barrier:
         """Return a copy of the state; nothing before it is in flight once it is reached."""
-        return Barrier(self.state(), self.position, self._order.watermark, ended)
+        return Barrier(self.state(), self.position, self._order.watermark, ended, changed)
 
     def take_refused(self) -> list[Rejected]:
         """Return the dead letters since the last call."""
@@ -159,6 +180,8 @@ class Ingest:
             impressions=join["impressions"],
             rejected=self._rejected,
             late=self._order.late,
+            after_idle=self._order.after_idle,
+            hurried=self._order.hurried,
             join=join,
             pending=join["pending"],
             held=self._order.held,
@@ -169,31 +192,56 @@ class Ingest:
         self._rejected += len(rejected)
         self.refused.extend(rejected)
 
+    def _too_late(self, events: EventColumns) -> tuple[Rejected, ...]:
+        """Return the letters of impressions that may have been learned; only columns are left."""
+        return tuple(
+            Rejected(
+                self._partitions[partition],
+                offset,
+                row,
+                "too_late",
+                f"{self._partitions[partition]} at {offset}, row {row}: an impression of ts {ts}, "
+                "older than all that is remembered (join.remember_s)",
+                b"",
+            )
+            for partition, offset, row, ts in zip(
+                events.partition.tolist(),
+                events.offset.tolist(),
+                events.row.tolist(),
+                events.ts.tolist(),
+                strict=True,
+            )
+        )
+
     def _take(self, ordered: Ordered) -> Iterator[Item]:
         self._refuse(ordered.rejected)
-        if len(ordered.events):
-            joined = self._join.feed(ordered.events)
-            rows = self._features.observe(ordered.events, joined, self._pending)
+        for start in range(0, len(ordered.events), PIECE):
+            events = ordered.events.take(slice(start, start + PIECE))
+            joined = self._join.feed(events)
+            self._refuse(self._too_late(events.take(joined.refused)))
+            rows = self._features.observe(events, joined, self._pending)
             first = self._pending.append(rows)
             assert first == joined.first_seq, "the join and the waiting rows count alike"
-            yield from self._settle(joined, ordered.events)
+            yield from self._settle(joined)
         yield from self._settle(self._join.advance(self._order.watermark))
 
-    def _settle(self, joined: Joined, events: EventColumns | None = None) -> Iterator[Item]:
+    def _settle(self, joined: Joined) -> Iterator[Item]:
         settled = joined.settled
-        if len(settled.seq):
-            examples = self._pending.take(settled.seq)
+        for start in range(0, len(settled), PIECE):
+            some = slice(start, start + PIECE)
+            needed = int(settled.seq[start + PIECE :].min(initial=self._join.first_pending))
+            examples = self._pending.take(settled.seq[some])
             del examples["keys"]  # only feedback needs them
             examples |= {
-                "seq": settled.seq,
-                "label": settled.label,
-                "label_at": settled.label_at,
-                "label_kind": settled.kind,
+                "seq": settled.seq[some],
+                "label": settled.label[some],
+                "label_at": settled.label_at[some],
+                "label_kind": settled.kind[some],
             }
-            for batch, before in self._batcher.add(examples, settled.before):
+            for batch, before in self._batcher.add(examples, settled.before[some]):
                 if self._as_served:
                     yield from self._score(_seq_before(joined, before, self._pending.next))
-                yield self._learn(batch)
+                yield self._learn(batch, needed)
         needed = self._join.first_pending
         if self._as_served:
             ready = self._pending.next
@@ -220,7 +268,8 @@ class Ingest:
         )
         return ScoreItem(batch, first)
 
-    def _learn(self, examples: Columns) -> LearnItem:
+    def _learn(self, examples: Columns, needed: int) -> LearnItem:
+        """Return a batch to learn; seqs that come later are ``needed`` or more, or held."""
         size = len(examples["label"])
         examples["numbers"] = self._numbers(examples)
         self._digest.update({name: examples[name] for name in EXAMPLE_COLUMNS})
@@ -249,9 +298,8 @@ class Ingest:
             admitted.fresh_rows,
             admitted.fresh_ids,
             {k: v for k, v in examples.items() if k not in _MODEL_ONLY},
-            self._join.first_pending if held is None else min(held, self._join.first_pending),
+            needed if held is None else min(held, needed),
             self._digest.hexdigest(),
-            self.counts(),
         )
 
     def _numbers(self, rows: Columns) -> npt.NDArray[np.float32]:
@@ -264,6 +312,7 @@ class Ingest:
     def state(self) -> State:
         """Return everything that a restart needs, the model apart."""
         return {
+            "partitions": [str(p) for p in self._partitions],
             "position": self.position.to_json(),
             "events": self._events,
             "rejected": self._rejected,
@@ -281,7 +330,13 @@ class Ingest:
         }
 
     def restore(self, state: State) -> None:
-        """Go on from a saved state; the source is to be opened at `position`."""
+        """Go on from a saved state; the source is to be opened at `position`.
+
+        Raises `OtherPartitions` where the source has others than it had.
+        """
+        here = [str(p) for p in self._partitions]
+        if state["partitions"] != here:
+            raise OtherPartitions(state["partitions"], here)
         self.position = Position.from_json(state["position"])
         self._events = int(state["events"])
         self._rejected = int(state["rejected"])

@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from stream.pending import PendingRows
 from stream.state import State
-from trainer.ingest import Barrier, Counts, Item, LearnItem, ScoreItem
+from trainer.ingest import Barrier, Item, LearnItem, ScoreItem
 from trainer.learner import Learner
 from trainer.metrics import Prequential
 from trainer.trace import Trace
@@ -27,7 +27,6 @@ class Training:
     batches: int = 0
     examples_digest: str = ""
     at_ms: int = 0  # event time of the newest example learned
-    counts: Counts | None = None
 
     def score(self, item: ScoreItem) -> None:
         """Score impressions as a server would have, with the model of this moment."""
@@ -48,7 +47,6 @@ class Training:
         self.batches += 1
         self.examples_digest = item.examples_digest
         self.at_ms = int(examples["at"].max())
-        self.counts = item.counts
         self.trace.record(self.batches, self.metrics, item, self.learner)
 
     def _measure(
@@ -109,6 +107,7 @@ def train(
                 training.learn(item)  # scores first: no label has been seen
                 show(training)
             case Barrier():
-                save(item, training.state(), training.batches)
+                if item.changed:
+                    save(item, training.state(), training.batches)
                 ended = item.ended
     return ended

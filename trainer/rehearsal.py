@@ -69,6 +69,7 @@ class Rehearsal:
         """Go on from a saved state."""
         self._step = int(state["step"])
         self._kept.clear()
-        ends = np.cumsum(state["lengths"], dtype=np.int64)
-        for start, end in zip(np.r_[0, ends[:-1]], ends, strict=True):
+        lengths = np.array(state["lengths"], np.int64)
+        ends = np.cumsum(lengths)
+        for start, end in zip(ends - lengths, ends, strict=True):
             self._kept.append({n: state["columns"][n][start:end].copy() for n in COLUMNS})

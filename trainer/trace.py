@@ -1,6 +1,8 @@
 """The trace of a run: a line of digests every so many batches, so that two runs can be compared."""
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Final
 
 import orjson
 
@@ -13,13 +15,24 @@ from trainer.metrics import Prequential
 class Trace:
     """Appends to ``trace.ndjson``: batch, examples, time, digests, log loss so far.
 
-    A weights digest reads the whole model, so it comes ``weights_every`` lines only.
+    A weights digest reads the whole model, so it comes every ``weights_every`` lines only. Where a
+    line cannot be written (a full disk) ``failed`` is told, and no more are until the next restart.
     """
 
-    def __init__(self, path: Path | None, *, every: int = 20, weights_every: int = 10) -> None:
+    NOTHING: Final[State] = {"bytes": 0}
+
+    def __init__(
+        self,
+        path: Path | None,
+        *,
+        every: int = 20,
+        weights_every: int = 10,
+        failed: Callable[[OSError], None] = lambda error: None,
+    ) -> None:
         self._path = path
         self._every = every
         self._weights_every = every * weights_every
+        self._failed = failed
         self._bytes = 0
         if path is not None and not path.exists():
             path.touch()
@@ -40,8 +53,14 @@ class Trace:
             },
             option=orjson.OPT_APPEND_NEWLINE,
         )
-        with self._path.open("ab") as file:
-            self._bytes += file.write(line)
+        try:
+            with self._path.open("ab") as file:
+                file.write(line)
+        except OSError as error:
+            self._path = None
+            self._failed(error)
+            return
+        self._bytes += len(line)
 
     def state(self) -> State:
         """Return how long the trace is."""

@@ -116,7 +116,7 @@ def replay(args: argparse.Namespace, out: TextIO) -> int:
         return Pace(woken, args.speed, sleep=closed.wait, now=time.monotonic)
 
     outcome = train_and_tell(args, config, open_source, out, drain=True)
-    return 0 if outcome.result["examples"] else 1
+    return 0 if outcome.result["examples"] or not outcome.ended else 1
 
 
 def _into(args: argparse.Namespace, config: Config, out: TextIO) -> int:
@@ -126,7 +126,7 @@ def _into(args: argparse.Namespace, config: Config, out: TextIO) -> int:
     wake = threading.Event()
     pacer = Pacer(args.speed, wake.wait, time.monotonic) if args.speed is not None else None
     settings = LogWriterConfig(fsync=config.log.fsync)
-    with FileLogWriter(args.into, settings) as writer, Interruption(wake.set, say):
+    with FileLogWriter(args.into, settings) as writer, Interruption(wake.set):
         replayed = replay_into(
             lines,
             writer,
