@@ -108,16 +108,27 @@ class PendingRows:
             self._spilled.discard(number)
 
     def state(self) -> State:
-        """Return a copy of all rows, those in the scratch file included."""
-        rows = self.take(np.arange(self.first, self.next))
-        return {"first": self.first, "next": self.next, "rows": rows}
+        """Return all rows by chunk: full ones as they are, since they never change again.
+
+        Only the chunk that is being filled is copied, so a checkpoint takes hardly more memory, and
+        what lies in the scratch file is read when the checkpoint is written.
+        """
+        chunks: dict[str, Columns] = {}
+        for number, columns in sorted(self._chunks.items()):
+            base = number * self._chunk_rows
+            here = slice(max(self.first - base, 0), min(self.next - base, self._chunk_rows))
+            full = here.stop == self._chunk_rows
+            parts = {name: column[here] for name, column in columns.items()}
+            chunks[str(number)] = parts if full else {n: c.copy() for n, c in parts.items()}
+        return {"first": self.first, "next": self.next, "chunks": chunks}
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Continue exactly where ``state`` was taken."""
         self._chunks.clear()
         self._spilled.clear()
         self.first = self.next = int(state["first"])
-        self.append(state["rows"])
+        for _, rows in sorted(state["chunks"].items(), key=lambda chunk: int(chunk[0])):
+            self.append(rows)
         assert self.next == state["next"], "the rows are those between first and next"
 
     def _checked(self, columns: Mapping[str, npt.NDArray[Any]]) -> int:

@@ -91,6 +91,18 @@ def test_memory_is_bounded_and_the_scratch_folder_stays_empty(tmp_path):
     assert 100 == pending.spilled_rows  # memory is free again: what is appended now stays
 
 
+def test_a_state_copies_no_more_than_the_last_chunk(tmp_path):
+    """A checkpoint of rows that hardly fit must not need room for them twice."""
+    pending = PendingRows(COLUMNS, chunk_rows=100, memory_rows=300, scratch=tmp_path)
+    pending.append(rows(0, 1_050))
+    pending.release(150)
+    chunks = pending.state()["chunks"]
+    shared = [np.shares_memory(c["at"], pending._chunks[int(n)]["at"]) for n, c in chunks.items()]
+
+    assert [50, *[100] * 8, 50] == [len(c["at"]) for c in chunks.values()]
+    assert [*[True] * 9, False] == shared
+
+
 def test_rows_in_memory_need_no_folder():
     """Without a scratch folder the join's own bound is the bound."""
     pending = PendingRows(COLUMNS, chunk_rows=10, memory_rows=0)
