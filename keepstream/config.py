@@ -84,6 +84,10 @@ class Config:
     metrics: MetricsConfig = field(default_factory=MetricsConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
 
+    def __post_init__(self) -> None:
+        if self.metrics.arms != MetricsConfig().arms:
+            raise ValueError("[metrics] arms are not for the configuration: leave them out")
+
     def as_tables(self) -> dict[str, Any]:
         """Return the whole configuration, defaults included, as JSON-ready tables."""
         return {
@@ -183,6 +187,8 @@ def _value(hint: Any, value: Any, where: str) -> Any:
     origin = typing.get_origin(hint)
     if origin in (typing.Union, types.UnionType):
         options = [a for a in typing.get_args(hint) if a is not type(None)]
+        if value == "off" and len(options) < len(typing.get_args(hint)):
+            return None  # TOML has no null
         return _value(options[0], value, where)
     if is_dataclass(hint):
         return _build(typing.cast(type[Any], hint), value, where)

@@ -92,7 +92,10 @@ def _features(guess: Guess) -> Iterator[str]:
         yield ""
         yield "[[features.statistics]]"
         yield f"key = {_list(key)}"
-        span = f"  # for a log of {guess.span_h / 24:.1f} days" if guess.span_h else ""
+        days = (
+            f"{guess.span_h / 24:.1f} days" if guess.span_h >= 24 else f"{guess.span_h:.1f} hours"
+        )
+        span = f"  # for a log of {days}" if guess.span_h else ""
         yield f"half_lives_h = [{', '.join(f'{h:g}' for h in half_lives)}]{span}"
 
 

@@ -60,8 +60,10 @@ class LearnerConfig:
             raise ValueError("embedding_width, threads and every width of hidden must be 1 or more")
         if min(self.learning_rate, self.embedding_learning_rate) < 0 or self.listwise < 0:
             raise ValueError("learning rates and listwise must be 0 or more")
-        if self.clip_norm is not None and self.clip_norm <= 0:
-            raise ValueError("clip_norm must be positive, or None for off")
+        for name in ("clip_norm", "calibration_half_life"):
+            value = getattr(self, name)
+            if value is not None and value <= 0:
+                raise ValueError(f'{name} = {value} must be above 0, or "off"')
 
 
 class Learner:

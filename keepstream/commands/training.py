@@ -85,7 +85,7 @@ def as_text(result: dict[str, Any]) -> str:
         f"{result['batches']:,} batches in {result['wall_s']:.1f} s "
         f"({result['examples_per_s']:,.0f} examples/s, {result['peak_rss_mb']:,} MB)",
         "",
-        f"{'':14}{'AUC/request':>12}{'AUC/user':>10}{'AUC':>8}{'log loss':>10}{'NE':>8}"
+        f"{'':16}{'AUC/request':>12}{'AUC/user':>10}{'AUC':>8}{'log loss':>10}{'NE':>8}"
         f"{'calibration':>13}",
     ]
     for arm, suffix in (
@@ -117,7 +117,7 @@ def _row(name: str, figures: dict[str, Any]) -> str:
         f"{'–' if figures.get(k) is None else format(figures[k], '.4f'):>{w}}"
         for k, w in zip(_FIGURES, widths, strict=True)
     )
-    return f"{name[:14]:14}" + "".join(cells)
+    return f"{name[:16]:16}" + "".join(cells)
 
 
 def _counts(result: dict[str, Any]) -> str:

@@ -32,13 +32,13 @@ def test_the_environment_goes_before_the_file_and_set_before_both(tmp_path: Path
     path.write_text("[train]\nseed = 1\nbatch_size = 8\n[join]\nwindow_s = 5\n")
     environment = {"KEEPSTREAM_TRAIN_SEED": "2", "KEEPSTREAM_JOIN_WINDOW_S": "7", "HOME": "x"}
 
-    config = load(path, ["train.seed=3", "model.name=mlp"], environment)
+    config = load(path, ["train.seed=3", "model.model=mlp"], environment)
 
     assert (3, 8, 7.0, "mlp") == (
         config.train.seed,
         config.train.batch_size,
         config.join.window_s,
-        config.model.name,
+        config.model.model,
     )
 
 
@@ -57,3 +57,14 @@ def test_where_things_lie_does_not_change_what_a_run_is() -> None:
 
     assert from_tables({}).digest() == one.digest()
     assert from_tables({"train": {"seed": 1}}).digest() != one.digest()
+
+
+def test_what_can_be_off_is_switched_off_by_a_word() -> None:
+    """TOML has no null, and a number that means "off" would be a trap."""
+    config = from_tables({"model": {"clip_norm": "off", "calibration_half_life": "off"}})
+
+    assert (None, None) == (config.model.clip_norm, config.model.calibration_half_life)
+    with pytest.raises(ConfigError, match="batch_size"):
+        from_tables({"train": {"batch_size": "off"}})
+    with pytest.raises(ConfigError, match="calibration_half_life = 0"):
+        from_tables({"model": {"calibration_half_life": 0}})
