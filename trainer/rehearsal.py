@@ -28,7 +28,7 @@ class RehearsalConfig:
 
     def __post_init__(self) -> None:
         if self.batches < 0 or self.keep < 1:
-            raise ValueError("[train.rehearsal] batches must be 0 or more and keep at least 1")
+            raise ValueError("[rehearsal] batches must be 0 or more and keep at least 1")
 
 
 class Rehearsal:
