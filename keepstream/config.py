@@ -27,6 +27,8 @@ ENVIRONMENT = "KEEPSTREAM_"
 
 T = TypeVar("T")
 
+_INPUT_KEYS = ("columns", "feedback", "features", "sort")  # their content is replay/mapping's
+
 
 class ConfigError(Exception):
     """The configuration cannot be used; the message names the place, the fact and the next move."""
@@ -85,6 +87,9 @@ class Config:
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
 
     def __post_init__(self) -> None:
+        for key in self.input:
+            if key not in _INPUT_KEYS:
+                raise ValueError(_unknown(key, dict.fromkeys(_INPUT_KEYS), "[input]"))
         if self.metrics.arms != MetricsConfig().arms:
             raise ValueError("[metrics] arms are not for the configuration: leave them out")
 

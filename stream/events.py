@@ -101,4 +101,3 @@ class EventColumns:
     def columns(self) -> dict[str, Array]:
         """Return the columns by name, as a checkpoint stores them."""
         return {f.name: getattr(self, f.name) for f in fields(self)}
-

@@ -13,6 +13,7 @@ from keepstream.config import ConfigError, from_tables, load
         ({"train": {"batch_size": "3"}}, "expected a whole number"),
         ({"train": {"batch_size": 0}}, "batch_size must be at least 1"),
         ({"train": 3}, "expected a table"),
+        ({"input": {"srot": True}}, "Did you mean 'sort'?"),
         ({"log": {"topics": "impressions"}}, "expected a list"),
         ({"train": {"as_served": 1}}, "expected true or false"),
     ],
