@@ -1,3 +1,5 @@
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -69,3 +71,19 @@ def test_what_can_be_off_is_switched_off_by_a_word() -> None:
         from_tables({"train": {"batch_size": "off"}})
     with pytest.raises(ConfigError, match="calibration_half_life = 0"):
         from_tables({"model": {"calibration_half_life": 0}})
+
+
+def test_another_package_of_the_same_name_is_found_at_the_start(tmp_path: Path) -> None:
+    """`stream` is a plain word: the wrong one would fail later, and nobody would know why."""
+    (tmp_path / "stream").mkdir()
+    (tmp_path / "stream" / "__init__.py").touch()
+
+    done = subprocess.run(
+        [sys.executable, "-c", "import keepstream"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+
+    assert 1 == done.returncode
+    assert "another package or folder has its name" in done.stderr
