@@ -13,6 +13,7 @@ from rich.text import Text
 
 _TABLE_EVERY_S: Final = 0.25  # four times a second moves, and costs a percent of a core
 _LINE_EVERY_S: Final = 5.0  # a log that nobody watches stays readable
+_SILENT_LINE_EVERY_S: Final = 60.0  # where nothing happens: it lives, and waits
 _ROWS: Final = (
     ("log loss", "logloss"),
     ("normalised entropy", "normalized_entropy"),
@@ -42,6 +43,8 @@ class Snapshot:
 class Progress:
     """Shows snapshots on ``stream``: live where it is a terminal, else a plain line every 5 s.
 
+    Of a run in which nothing happens a line comes once a minute.
+
     ``clock`` gives seconds that only go forward. ``update`` may be called after every batch: it
     asks for a snapshot only when one is due.
     """
@@ -52,8 +55,9 @@ class Progress:
         self._quiet = quiet
         self._started = clock()
         self._due = self._started
-        self._last: tuple[float, int] = (self._started, 0)  # when, examples: for the speed
+        self._last: tuple[float, int] | None = None  # when, examples: for the speed
         self._shown: Snapshot | None = None
+        self._shown_at = self._started
         self._pending: Callable[[], Snapshot] | None = None
         terminal = not quiet and stream.isatty()
         self._live = Live(console=Console(file=stream), auto_refresh=False) if terminal else None
@@ -79,7 +83,7 @@ class Progress:
 
     def _show(self, snapshot: Snapshot) -> None:
         now, examples = self._clock(), int(snapshot.figures.get("examples", 0))
-        then, before = self._last
+        then, before = self._last or (now, examples)
         speed = (examples - before) / (now - then) if now > then else 0.0
         self._last, self._pending = (now, examples), None
         if self._live is not None:
@@ -87,6 +91,9 @@ class Progress:
             self._live.update(table(snapshot, speed, now - self._started), refresh=True)
         else:
             self._due = now + _LINE_EVERY_S
+            if snapshot == self._shown and now - self._shown_at < _SILENT_LINE_EVERY_S:
+                return
+            self._shown, self._shown_at = snapshot, now
             self._stream.write(line(snapshot, speed) + "\n")
             self._stream.flush()
 
@@ -122,6 +129,8 @@ def line(snapshot: Snapshot, speed: float) -> str:
     parts = [
         f"{figures.get('examples', 0):,} examples",
         f"{speed:,.0f}/s",
+        f"{snapshot.events:,} events",
+        f"{snapshot.pending:,} wait",
         _time(snapshot.at_ms),
         *(
             f"{title} {_number(figures.get(key))}"

@@ -227,6 +227,10 @@ class EventTimeOrder:
         self.hurried = int(state["hurried"])
         self.jumps = int(state["jumps"])
 
+    def reopen(self) -> None:
+        """Forget which partitions had ended: their logs are opened anew, and may have grown."""
+        self._ended[:] = False
+
 
 @njit(cache=True, nogil=True)
 def _place(

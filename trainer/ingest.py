@@ -344,6 +344,7 @@ class Ingest:
         self._scored = int(state["scored"])
         self.names = {int(k): str(v) for k, v in state["names"].items()}
         self._order.restore(state["order"])
+        self._order.reopen()
         self._join.restore(state["join"])
         self._features.restore(state["features"])
         self._pending.restore(state["pending"])

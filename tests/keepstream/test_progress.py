@@ -1,4 +1,5 @@
 import io
+from dataclasses import replace
 
 import pytest
 
@@ -37,12 +38,35 @@ def test_a_log_gets_a_line_every_few_seconds():
     """Where nobody watches, ten thousand lines would hide the one that matters."""
     out, clock = io.StringIO(), Clock()
     progress = Progress(out, clock)
-    for _ in range(100):
-        progress.update(SNAPSHOT)
+    for i in range(100):
+        progress.update(replace(SNAPSHOT, events=i))
         clock.now += 0.1  # 10 s in all
     progress.close()
 
     assert len(out.getvalue().splitlines()) == 3
+
+
+def test_a_run_in_which_nothing_happens_says_so_once_a_minute():
+    """Somebody who looks must see that it lives; a night of silence must not fill a disk."""
+    out, clock = io.StringIO(), Clock()
+    progress = Progress(out, clock)
+    for _ in range(1310):
+        progress.update(SNAPSHOT)
+        clock.now += 0.1  # 131 s in all
+    progress.close()
+
+    assert len(out.getvalue().splitlines()) == 3
+
+
+def test_the_speed_of_a_resumed_run_is_its_own():
+    """What it had learned before is not what it learns in its first second."""
+    out, clock = io.StringIO(), Clock()
+    progress = Progress(out, clock)
+    progress.update(SNAPSHOT)
+    clock.now += 10
+    progress.update(replace(SNAPSHOT, figures={**FIGURES, "examples": 12_500}))
+
+    assert [x.split("  ")[1] for x in out.getvalue().splitlines()] == ["0/s", "50/s"]
 
 
 def test_a_line_holds_the_figures_that_matter():

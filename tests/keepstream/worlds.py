@@ -63,13 +63,24 @@ def messages(
     impressions: int, *, per_message: int = 20, partitions: int = 1, seed: int = 0, chaos=CHAOS
 ) -> dict[Partition, list[bytes]]:
     """Return a world's log: the message values of each partition."""
+    return parts(1, impressions, per_message, partitions, seed, chaos)[0]
+
+
+def parts(
+    count: int, impressions: int, per_message=20, partitions=1, seed=0, chaos=CHAOS
+) -> list[dict[Partition, list[bytes]]]:
+    """Return a world's log in parts as it is written in time: what one part holds is older."""
     world = World(WorldConfig(seed=seed, impressions=impressions))
-    log: dict[Partition, list[bytes]] = {
-        Partition(topic, number): [] for topic in TOPICS for number in range(partitions)
-    }
-    for message in Simulation(world, partitions, per_message, chaos):
-        log[message.partition].append(message.value)
-    return log
+    written = list(Simulation(world, partitions, per_message, chaos))
+    result = []
+    for part in range(count):
+        log: dict[Partition, list[bytes]] = {
+            Partition(topic, number): [] for topic in TOPICS for number in range(partitions)
+        }
+        for message in written[part * len(written) // count : (part + 1) * len(written) // count]:
+            log[message.partition].append(message.value)
+        result.append(log)
+    return result
 
 
 def packed(log: dict[Partition, list[bytes]], per_message: int) -> dict[Partition, list[bytes]]:
