@@ -137,7 +137,7 @@ def run(
     wall_s = time.monotonic() - started
     learned = training.metrics.examples - learned_before
     result = {
-        **training.metrics.summary(ingest.names),
+        **training.metrics.summary({0: "(no scene)", **ingest.names}),
         "batches": training.batches,
         "counts": _counts(ahead.counts, letters),
         "resumed": resumed is not None,

@@ -96,9 +96,11 @@ def as_text(result: dict[str, Any]) -> str:
         if f"auc{suffix}" in result:
             lines.append(_row(arm, {k: result.get(k + suffix) for k in _FIGURES}))
     for name, figures in result["by_scene"].items():
-        lines.append(_row(name or "no scene", figures))
-    for day, figures in enumerate(result["by_day"], 1):
-        lines.append(_row(f"day {day}", figures))
+        lines.append(_row(name, figures))
+    days = list(enumerate(result["by_day"], 1))
+    if len(days) > _DAYS_SHOWN:
+        lines.append(f"({len(days) - _DAYS_SHOWN} earlier days are in the report and in --json)")
+    lines += [_row(f"day {day}", figures) for day, figures in days[-_DAYS_SHOWN:]]
     lines += [
         "",
         _counts(result),
@@ -108,6 +110,7 @@ def as_text(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+_DAYS_SHOWN = 14
 _FIGURES = ("auc_request", "auc_user", "auc", "logloss", "normalized_entropy", "calibration")
 
 
