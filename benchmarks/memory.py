@@ -4,7 +4,9 @@
 duplicates and late events, through the whole pipeline (order, join, features, ids, batches, score,
 metrics, learn) in two threads, as `keepstream train` runs it; only decoding is left out. Every
 bound is so small that what it bounds overflows several times. ``rss_slope_mb_per_million`` is the
-least-squares slope of the resident memory over the events read after all of it was full.
+least-squares slope of the resident memory over the events read after all of it was full, and
+``rss_slope_error`` its standard error: rows come and go by chunks of some 20 MB, so it is looked
+at after every batch.
 """
 
 import argparse
@@ -36,7 +38,7 @@ from trainer.ingest import Barrier
 from trainer.loop import train
 from trainer.saver import Saver
 
-EVERY: Final = 50_000  # events between two looks at the memory
+EVERY: Final = 50_000  # events between two looks at the structures, each a copy of their state
 FULL: Final = 0.8  # of its bound: tables of two generations never stay at it
 WARM_UP: Final = 0.3  # of the events, at least: what the allocator needs until it settles
 _MB: Final = 1 << 20
@@ -270,29 +272,30 @@ def _generations(state: State) -> int:
 
 @dataclass
 class Looks:
-    """What was seen of the memory and of the structures, every `EVERY` events."""
+    """What was seen of the memory after every batch, and of the structures every `EVERY` events."""
 
-    events: list[int] = field(default_factory=list)
-    rss_mb: list[float] = field(default_factory=list)
-    sizes: list[Sizes] = field(default_factory=list)
+    rss_mb: list[tuple[int, float]] = field(default_factory=list)  # (events, MB)
+    sizes: list[tuple[int, Sizes]] = field(default_factory=list)
     refused_ids: int = 0
 
     def largest(self) -> Sizes:
         """Return the largest size of each structure."""
-        return {name: max(s[name] for s in self.sizes) for name in self.sizes[0]}
+        return {name: max(s[name] for _, s in self.sizes) for name in self.sizes[0][1]}
 
     def full_from(self, limits: Sizes) -> int:
-        """Return the first look by which every structure had been (nearly) full."""
-        firsts = [
-            next((k for k, seen in enumerate(self.sizes) if seen[name] >= FULL * limit), 0)
+        """Return the number of events by which every structure had been (nearly) full."""
+        return max(
+            next((events for events, seen in self.sizes if seen[name] >= FULL * limit), 0)
             for name, limit in limits.items()
-        ]
-        return max(firsts)
+        )
 
-    def slope(self, first: int) -> float:
-        """Return MB a million events, by least squares over the looks from ``first`` on."""
-        millions = np.array(self.events[first:]) / 1e6
-        return float(np.polyfit(millions, np.array(self.rss_mb[first:]), 1)[0])
+    def slope(self, first: int) -> tuple[float, float]:
+        """Return MB a million events, and its standard error, from the event ``first`` on."""
+        seen = np.array([(events, mb) for events, mb in self.rss_mb if events >= first])
+        if len(seen) < 4:
+            return float("nan"), float("nan")
+        line, covariance = np.polyfit(seen[:, 0] / 1e6, seen[:, 1], 1, cov=True)
+        return float(line[0]), float(np.sqrt(covariance[0, 0]))
 
 
 def run(events: int, folder: Path, *, write: bool = False) -> tuple[Looks, dict[str, Any]]:
@@ -323,9 +326,7 @@ def run(events: int, folder: Path, *, write: bool = False) -> tuple[Looks, dict[
     )
 
     def look(barrier: Barrier, state: State, batches: int) -> None:
-        looks.events.append(barrier.state["events"])
-        looks.rss_mb.append(process.memory_info().rss / _MB)
-        looks.sizes.append(sizes(config, barrier.state, state))
+        looks.sizes.append((barrier.state["events"], sizes(config, barrier.state, state)))
         looks.refused_ids = barrier.state["ids"]["refused"]
         if write:
             saver.save(barrier, state, batches)
@@ -334,7 +335,12 @@ def run(events: int, folder: Path, *, write: bool = False) -> tuple[Looks, dict[
             ahead.saved(True)
 
     with ahead:
-        train(ahead, training, look, lambda _: None)
+        train(
+            ahead,
+            training,
+            look,
+            lambda _: looks.rss_mb.append((source.read, process.memory_info().rss / _MB)),
+        )
     saver.wait()
     summary = training.metrics.summary(ingest.names)
     counts = {
@@ -351,7 +357,7 @@ def run(events: int, folder: Path, *, write: bool = False) -> tuple[Looks, dict[
 def main() -> None:
     """Run the benchmark and print one line of JSON, last."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--events", type=int, default=3_000_000)
+    parser.add_argument("--events", type=int, default=5_000_000)
     parser.add_argument("--write", action="store_true", help="write every checkpoint too")
     args = parser.parse_args()
     began = time.perf_counter()
@@ -359,21 +365,23 @@ def main() -> None:
         looks, counts = run(args.events, Path(name), write=args.write)
     wall_s = time.perf_counter() - began
     limits, largest = bounds(bounded_config()), looks.largest()
-    first = max(looks.full_from(limits), int(WARM_UP * len(looks.events)))
+    first = max(looks.full_from(limits), int(WARM_UP * args.events))
     print(f"{'structure':24}{'largest':>10}{'bound':>10}")
     for structure, bound in limits.items():
         print(f"{structure:24}{largest[structure]:10,}{bound:10,}")
     print(f"{'events':>12}{'RSS, MB':>10}")
-    for k in range(0, len(looks.events), max(1, len(looks.events) // 20)):
-        print(f"{looks.events[k]:12,}{looks.rss_mb[k]:10,.1f}{'' if k >= first else '  warm-up'}")
+    for events, mb in looks.rss_mb[:: max(1, len(looks.rss_mb) // 20)]:
+        print(f"{events:12,}{mb:10,.1f}{'' if events >= first else '  warm-up'}")
     print("counts:", ", ".join(f"{name} {value}" for name, value in counts.items()))
+    slope, error = looks.slope(first)
     report(
         "memory",
-        rss_slope_mb_per_million=rounded(looks.slope(first)),
+        rss_slope_mb_per_million=rounded(slope),
+        rss_slope_error=rounded(error, 2),
         peak_rss_mb=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
-        events=looks.events[-1],
+        events=looks.rss_mb[-1][0],
         examples_per_s=round(counts["examples"] / wall_s),
-        warm_up_events=looks.events[first],
+        warm_up_events=first,
         checkpoints_written=args.write,
         structures={name: [largest[name], bound] for name, bound in limits.items()},
         within_bounds=all(largest[name] <= bound for name, bound in limits.items()),
