@@ -5,7 +5,7 @@ from 0, blank lines counted. What the schema does not name is not read, so not j
 docs/architecture.md for the contract of an event.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from itertools import chain
 from operator import attrgetter
 from typing import Annotated, Any, Final, NamedTuple
@@ -17,8 +17,9 @@ from msgspec import Meta
 
 from stream.deadletters import RAW_BYTES
 from stream.events import FEEDBACK, IMPRESSION, OTHER_ACTION, EventColumns, EventSchema
-from stream.ids import NotAnId, hash_ids, hash_text
+from stream.ids import NotAnId, hash_ids
 from stream.position import Partition
+from stream.scan import PIECE, Piece, Scanner
 from stream.source import Rejected
 
 I64 = npt.NDArray[np.int64]
@@ -32,6 +33,7 @@ _MAX_NAME: Final = 200  # characters of a name that is kept
 
 _CHUNK: Final = 4096  # lines whose objects live at once: they stay in the processor's cache
 _NO_ACTION: Final = 254
+_ORIGIN: Final = {"partition", "offset", "row"}
 _FLOAT32: Final = float(np.finfo(np.float32).max)
 
 _Key = Annotated[str, Meta(min_length=1)] | int
@@ -58,7 +60,10 @@ class Decoded(NamedTuple):
 class Decoder:
     """Decodes the messages of any partition. Remembers only which scenes it has named."""
 
-    def __init__(self, schema: EventSchema, max_line_bytes: int = MAX_LINE_BYTES) -> None:
+    def __init__(
+        self, schema: EventSchema, max_line_bytes: int = MAX_LINE_BYTES, *, scan: bool = True
+    ) -> None:
+        """Read events of ``schema``; without ``scan`` the slow way, which gives the same bits."""
         self.schema = schema
         self._max_line_bytes = max_line_bytes
         self._features = _features_type(schema)
@@ -67,7 +72,10 @@ class Decoder:
         self._actions = _Actions(
             {None: _NO_ACTION} | {name: code for code, name in enumerate(schema.actions)}
         )
-        self._scenes: dict[object, int] = {}
+        self._scanner = Scanner(schema, EARLIEST_MS, LATEST_MS, max_line_bytes, scan)
+        self._named: set[int] = set()
+        self._known = np.zeros(0, np.uint64)  # the same, sorted
+        self.lines = self.lines_plain = 0  # read so far; of these, without Python for each
 
     def decode(
         self,
@@ -80,36 +88,43 @@ class Decoder:
         blocks: list[EventColumns] = []
         rejected: list[Rejected] = []
         names: dict[int, str] = {}
-        for start in range(0, len(messages), _CHUNK):
-            some = slice(start, start + _CHUNK)
-            for chunk in self._chunks(messages[some], offsets[some]):
-                columns = self._columns(self._objects(chunk), chunk, names)
-                columns.partition[:] = partition_index
-                columns.offset[:] = chunk.offsets
-                columns.row[:] = chunk.rows
-                rejected += chunk.rejected(partition)
-                blocks.append(columns.take(chunk.kept()) if chunk.bad else columns)
+        for start in range(0, len(messages), PIECE):
+            some = slice(start, start + PIECE)
+            known = self._known if len(self._named) < MAX_SCENES else None
+            for piece in self._scanner.pieces(
+                messages[some], offsets[some], partition_index, known
+            ):
+                kept = self._judge(piece, partition, rejected, names)
+                blocks.append(piece.columns if kept.all() else piece.columns.take(kept))
         events = EventColumns.concat(blocks) if blocks else EventColumns.empty(self.schema)
         return Decoded(events, rejected, names)
 
-    def _chunks(self, messages: Sequence[bytes], offsets: I64) -> Iterator["_Chunk"]:
-        """Yield the lines of some messages (m,), judged by their bytes alone."""
-        joined = b"\n".join(messages)
-        lines: Sequence[bytes] = messages
-        rows = np.zeros(len(messages), np.int32)
-        if joined.count(b"\n") >= len(messages):  # some have more than one line
-            lines = joined.split(b"\n")
-            counts = np.fromiter((m.count(b"\n") + 1 for m in messages), np.int64, len(messages))
-            firsts = np.cumsum(counts) - counts
-            rows = (np.arange(len(lines)) - np.repeat(firsts, counts)).astype(np.int32)
-            offsets = np.repeat(offsets, counts)
-        sound = max(map(len, lines), default=0) <= self._max_line_bytes and _is_utf8(joined)
-        for start in range(0, len(lines), _CHUNK):
-            some = slice(start, start + _CHUNK)
-            chunk = _Chunk(lines[some], offsets[some], rows[some])
-            if not sound:
-                self._judge_bytes(chunk)
-            yield chunk
+    def _judge(
+        self, piece: Piece, partition: Partition, rejected: list[Rejected], names: dict[int, str]
+    ) -> npt.NDArray[np.bool_]:
+        """Fill in the lines that are not plain; return which lines (n,) are events."""
+        columns = piece.columns
+        scenes = _scenes_told(piece)
+        kept = np.ones(len(columns), np.bool_)
+        others = np.flatnonzero(~piece.plain)
+        self.lines += len(columns)
+        self.lines_plain += len(columns) - others.size
+        for start in range(0, others.size, _CHUNK):
+            at = others[start : start + _CHUNK]
+            lines = [piece.data[first:end] for first, end in piece.lines[at].tolist()]
+            chunk = _Chunk(lines, columns.offset[at], columns.row[at])
+            self._judge_bytes(chunk)
+            objects = self._objects(chunk)
+            found = self._columns(objects, chunk)
+            for name, column in found.columns().items():
+                if name not in _ORIGIN:
+                    columns.columns()[name][at] = column
+            scenes += _scenes_new([e.scene for e in objects], found.scene, at, self._named)
+            rejected += chunk.rejected(partition)
+            kept[at[list(chunk.bad)]] = False
+        if scenes:
+            self._name(scenes, names)
+        return kept
 
     def _judge_bytes(self, chunk: "_Chunk") -> None:
         for i, line in enumerate(chunk.lines):
@@ -136,7 +151,7 @@ class Decoder:
                 chunk.refuse(i, *_told(error, lines[i]))
                 objects.append(blank)
 
-    def _columns(self, objects: list[Any], chunk: "_Chunk", names: dict[int, str]) -> EventColumns:
+    def _columns(self, objects: list[Any], chunk: "_Chunk") -> EventColumns:
         """Return all but their origin; note in ``chunk`` what is no event after all."""
         n = len(objects)
         actions = [e.action for e in objects]
@@ -174,7 +189,7 @@ class Decoder:
             user=hash_ids([e.user_id for e in objects]),
             item=item,
             request=np.where(request == 0, impression, request),
-            scene=self._scene_column([e.scene for e in objects], names),
+            scene=hash_ids([e.scene for e in objects]),
             position=position,
             action=action,
             value=value,
@@ -224,16 +239,13 @@ class Decoder:
             start += width
         return ids, numbers, lists
 
-    def _scene_column(self, scenes: list[str | int | None], names: dict[int, str]) -> U64:
-        known = self._scenes
-        new = set(scenes) - known.keys()
-        if len(known) + len(new) > MAX_SCENES or any(len(str(scene)) > _MAX_NAME for scene in new):
-            return hash_ids(scenes)
-        for scene in new:
-            known[scene] = hashed = 0 if scene is None else hash_text(str(scene))
-            if hashed:
-                names[hashed] = str(scene)
-        return np.fromiter(map(known.__getitem__, scenes), np.uint64, len(scenes))
+    def _name(self, scenes: list[tuple[int, int, str]], names: dict[int, str]) -> None:
+        """Note the names of scenes (line, hash, text), in their order, while there is room."""
+        for _, hashed, text in sorted(scenes):
+            if hashed not in self._named and len(self._named) < MAX_SCENES:
+                self._named.add(hashed)
+                names[hashed] = text
+        self._known = np.array(sorted(self._named), np.uint64)
 
 
 class _Chunk:
@@ -260,6 +272,33 @@ class _Chunk:
                      self.lines[i][:RAW_BYTES])
             for i, (reason, detail) in sorted(self.bad.items()) if reason
         ]  # fmt: skip
+
+
+def _scenes_told(piece: Piece) -> list[tuple[int, int, str]]:
+    """Return the new scenes of plain lines: the first line of each, its hash and text."""
+    if not len(piece.new_scenes):
+        return []
+    hashes = piece.columns.scene[piece.new_scenes[:, 0]]
+    _, first = np.unique(hashes, return_index=True)
+    scenes = []
+    for k in first.tolist():
+        line, start, end = piece.new_scenes[k].tolist()
+        scenes.append((line, int(hashes[k]), piece.data[start:end].decode().strip('"')))
+    return scenes
+
+
+def _scenes_new(
+    told: list[str | int | None], hashes: U64, lines: npt.NDArray[np.intp], named: set[int]
+) -> list[tuple[int, int, str]]:
+    """Return the scenes not ``named`` of some lines: the first line of each, its hash and text."""
+    if not told or set(told) == {None}:
+        return []
+    values, first = np.unique(hashes, return_index=True)
+    return [
+        (int(lines[k]), hashed, str(told[k]))
+        for hashed, k in zip(values.tolist(), first.tolist(), strict=True)
+        if hashed and hashed not in named and len(str(told[k])) <= _MAX_NAME
+    ]
 
 
 class _Actions(dict[str | None, int]):

@@ -51,8 +51,9 @@ def _mix_all(values: U64, salt: int) -> U64:
     return out
 
 
-@njit("uint64(int64)", cache=True, nogil=True)
-def _hash_integer(value: np.int64) -> np.uint64:
+@njit("uint64(int64)", cache=True, nogil=True, _nrt=False)
+def hash_integer(value: np.int64) -> np.uint64:
+    """Hash an integer of up to `DIGITS` digits; never 0."""
     mixed = np.uint64(mix(np.uint64(value) ^ np.uint64(1 << 63)))
     return mixed if mixed != 0 else np.uint64(1)
 
@@ -60,10 +61,10 @@ def _hash_integer(value: np.int64) -> np.uint64:
 @njit("void(int64[::1], uint64[::1])", cache=True, nogil=True)
 def _hash_integers(values: I64, out: U64) -> None:
     for i in range(out.size):
-        out[i] = _hash_integer(values[i])
+        out[i] = hash_integer(values[i])
 
 
-@njit(types.boolean(BYTES, types.int64, types.int64), cache=True, nogil=True)
+@njit(types.boolean(BYTES, types.int64, types.int64), cache=True, nogil=True, _nrt=False)
 def _spells_integer(data: npt.NDArray[np.uint8], at: int, n: int) -> bool:
     """Whether the text is how an integer of up to `DIGITS` digits is printed."""
     if n > 0 and data[at] == 45:  # "-", which 0 does not have
@@ -78,6 +79,21 @@ def _spells_integer(data: npt.NDArray[np.uint8], at: int, n: int) -> bool:
     return digits == n
 
 
+@njit(types.uint64(BYTES, types.int64, types.int64), cache=True, nogil=True, _nrt=False)
+def hash_slice(data: npt.NDArray[np.uint8], at: int, n: int) -> np.uint64:
+    """Hash the text ``data[at : at + n]`` of at most `LONGEST` bytes; 0 where it is empty."""
+    if n == 0:
+        return np.uint64(0)
+    if _spells_integer(data, at, n):
+        negative = data[at] == 45
+        value = np.int64(0)
+        for k in range(1 if negative else 0, n):
+            value = value * 10 + (np.int64(data[at + k]) - 48)
+        return np.uint64(hash_integer(-value if negative else value))
+    hashed = xxh3(data, at, n)
+    return np.uint64(hashed if hashed != 0 else np.uint64(1))
+
+
 @njit(types.int64(BYTES, types.int64[::1], types.uint64[::1]), cache=True, nogil=True)
 def _hash_texts(data: npt.NDArray[np.uint8], bounds: I64, out: U64) -> int:
     """Hash the texts ``data[bounds[i] : bounds[i + 1]]`` into ``out`` (n,), 0 where empty.
@@ -87,20 +103,11 @@ def _hash_texts(data: npt.NDArray[np.uint8], bounds: I64, out: U64) -> int:
     left = 0
     for i in range(out.size):
         at, n = bounds[i], bounds[i + 1] - bounds[i]
-        if n == 0:
-            out[i] = 0
-        elif n > LONGEST:
+        if n > LONGEST:
             out[i] = 0
             left += 1
-        elif _spells_integer(data, at, n):
-            negative = data[at] == 45
-            value = np.int64(0)
-            for k in range(1 if negative else 0, n):
-                value = value * 10 + (np.int64(data[at + k]) - 48)
-            out[i] = _hash_integer(-value if negative else value)
         else:
-            hashed = xxh3(data, at, n)
-            out[i] = hashed if hashed != 0 else np.uint64(1)
+            out[i] = hash_slice(data, at, n)
     return left
 
 

@@ -31,23 +31,26 @@ _RRMXMX = np.uint64(0x9FB21C651E98DF25)
 _LOW = np.uint64(0xFFFFFFFF)
 
 
-@njit(types.uint64(BYTES, types.int64, types.int64), cache=True, nogil=True)
-def _read(data: U8, at: int, size: int) -> np.uint64:
+@njit(types.uint64(BYTES, types.int64), cache=True, nogil=True, _nrt=False)
+def _read4(data: U8, at: int) -> np.uint64:
+    place = np.uint64(at)
     word = np.uint64(0)
-    for k in range(size):
-        word |= np.uint64(data[at + k]) << np.uint64(8 * k)
+    for k in range(4):
+        word |= np.uint64(data[place + np.uint64(k)]) << np.uint64(8 * k)
     return word
 
 
-@njit(types.uint64(BYTES, types.int64), cache=True, nogil=True)
-def _read8(data: U8, at: int) -> np.uint64:
+@njit(types.uint64(BYTES, types.int64), cache=True, nogil=True, _nrt=False)
+def read8(data: U8, at: int) -> np.uint64:
+    """Return 8 bytes as a number, the first of them lowest."""
+    place = np.uint64(at)  # an index without a sign needs no check for one
     word = np.uint64(0)
     for k in range(8):  # a fixed count: compiled to one load
-        word |= np.uint64(data[at + k]) << np.uint64(8 * k)
+        word |= np.uint64(data[place + np.uint64(k)]) << np.uint64(8 * k)
     return word
 
 
-@njit(types.uint64(types.uint64, types.uint64), cache=True, nogil=True)
+@njit(types.uint64(types.uint64, types.uint64), cache=True, nogil=True, _nrt=False)
 def _fold(a: np.uint64, b: np.uint64) -> np.uint64:
     """Return the low half of a 64 × 64 bit product, xor its high half."""
     half = np.uint64(32)
@@ -60,20 +63,20 @@ def _fold(a: np.uint64, b: np.uint64) -> np.uint64:
     return (a * b) ^ high
 
 
-@njit(types.uint64(BYTES, types.int64, types.int64), cache=True, nogil=True)
+@njit(types.uint64(BYTES, types.int64, types.int64), cache=True, nogil=True, _nrt=False)
 def _mix16(data: U8, at: int, secret: int) -> np.uint64:
-    low, high = _read8(data, at) ^ _SECRET[secret], _read8(data, at + 8) ^ _SECRET[secret + 1]
+    low, high = read8(data, at) ^ _SECRET[secret], read8(data, at + 8) ^ _SECRET[secret + 1]
     return np.uint64(_fold(low, high))
 
 
-@njit(types.uint64(types.uint64), cache=True, nogil=True)
+@njit(types.uint64(types.uint64), cache=True, nogil=True, _nrt=False)
 def _avalanche(h: np.uint64) -> np.uint64:
     h ^= h >> np.uint64(37)
     h *= _AVALANCHE
     return h ^ (h >> np.uint64(32))
 
 
-@njit(types.uint64(BYTES, types.int64, types.int64), cache=True, nogil=True)
+@njit(types.uint64(BYTES, types.int64, types.int64), cache=True, nogil=True, _nrt=False)
 def xxh3(data: U8, at: int, n: int) -> np.uint64:
     """Hash ``data[at : at + n]``; 1 to `LONGEST` bytes."""
     size = np.uint64(n)
@@ -87,14 +90,14 @@ def xxh3(data: U8, at: int, n: int) -> np.uint64:
             acc += _mix16(data, at + 16, 4) + _mix16(data, at + n - 32, 6)
         return np.uint64(_avalanche(acc + _mix16(data, at, 0) + _mix16(data, at + n - 16, 2)))
     if n > 8:
-        low = _read8(data, at) ^ _SECRET[3] ^ _SECRET[4]
-        high = _read8(data, at + n - 8) ^ _SECRET[5] ^ _SECRET[6]
+        low = read8(data, at) ^ _SECRET[3] ^ _SECRET[4]
+        high = read8(data, at + n - 8) ^ _SECRET[5] ^ _SECRET[6]
         swapped = np.uint64(0)
         for k in range(8):
             swapped = (swapped << np.uint64(8)) | ((low >> np.uint64(8 * k)) & np.uint64(255))
         return np.uint64(_avalanche(size + swapped + high + _fold(low, high)))
     if n >= 4:
-        head, tail = _read(data, at, 4), _read(data, at + n - 4, 4)
+        head, tail = _read4(data, at), _read4(data, at + n - 4)
         h = (tail + (head << np.uint64(32))) ^ _SECRET[1] ^ _SECRET[2]
         h ^= ((h << np.uint64(49)) | (h >> np.uint64(15))) ^ (
             (h << np.uint64(24)) | (h >> np.uint64(40))

@@ -276,7 +276,9 @@ EVENTS = st.one_of(
             "features": st.fixed_dictionaries(
                 {},
                 optional={
-                    "category": st.one_of(st.none(), st.booleans(), st.integers(), st.just("x")),
+                    "category": st.one_of(
+                        st.none(), st.booleans(), st.integers(-(2**63), 2**64 - 1), st.just("x")
+                    ),
                     "age": st.one_of(st.none(), st.floats(0, 9, width=32)),
                     "topics": st.lists(st.one_of(st.integers(0, 9), st.text(max_size=3))),
                 },
