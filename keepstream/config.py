@@ -49,6 +49,8 @@ class TrainConfig:
     def __post_init__(self) -> None:
         if self.batch_size < 1:
             raise ValueError("batch_size must be at least 1")
+        if self.seed < 0:
+            raise ValueError("seed must be 0 or more")
         if self.positive_at not in ("deadline", "click"):
             raise ValueError('positive_at must be "deadline" or "click"')
 
@@ -213,6 +215,8 @@ def _value(hint: Any, value: Any, where: str) -> Any:
         )
     if expected is float and not math.isfinite(value):
         raise ConfigError(f"{where}: expected a finite number, got {value!r}")
+    if expected is int and abs(value) >= _LARGEST:
+        raise ConfigError(f"{where}: {value} is larger than any number that is counted here")
     return value
 
 
@@ -222,4 +226,5 @@ def _unknown(key: str, known: Mapping[str, Any], where: str) -> str:
     return f"{where}: there is no {key!r}. {hint}"
 
 
+_LARGEST = 1 << 62
 _SAID = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from keepstream.config import Config
+from keepstream.config import Config, ConfigError
 from keepstream.progress import Progress
 from keepstream.runs import RunFolder
 from keepstream.signals import Interruption
@@ -39,6 +39,19 @@ from trainer.trace import Trace
 
 OpenSource = Callable[[EventSchema, Position], Source]
 Say = Callable[[str], None]  # one line for a person, to standard error
+
+
+_OF_NUMBERS = (AssertionError, MemoryError, OverflowError, ValueError)
+
+
+class Unbuildable(ConfigError):
+    """Each setting is of its kind, but no part can be built with it."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__(
+            "The configuration asks for what cannot be built: "
+            f"{str(error) or type(error).__name__}. Look for a number out of its usual range."
+        )
 
 
 @dataclass(frozen=True)
@@ -81,8 +94,13 @@ def run(
     source = open_source(event_schema(config), position)
     try:
         letters = DeadLetterFile(folder.letters)
-        ingest = build_ingest(config, source.partitions, folder.scratch)
-        training = build_training(config, folder.trace, folder.scratch, say)
+        try:
+            ingest = build_ingest(config, source.partitions, folder.scratch)
+            training = build_training(config, folder.trace, folder.scratch, say)
+        except (AssertionError, MemoryError, OverflowError, ValueError) as error:
+            if type(error) in _OF_NUMBERS:
+                raise Unbuildable(error) from error
+            raise
         if resumed is not None and state is not None:
             _restore(resumed, state, ingest, training, letters)
             del state  # as large as everything that was just restored from it

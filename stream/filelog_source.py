@@ -59,7 +59,9 @@ class FileLogSource:
                 "out until_ms, or do not follow."
             )
         self._root = Path(root)
-        self._partitions = tuple(sorted(p for t in set(topics) for p in partitions_of(root, t)))
+        self._partitions = tuple(
+            sorted(p for t in dict.fromkeys(topics) for p in partitions_of(root, t))
+        )
         self._schema = schema
         self._position = position or Position()
         self._follow = follow

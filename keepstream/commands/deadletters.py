@@ -25,6 +25,8 @@ def deadletters(args: argparse.Namespace, out: TextIO) -> int:
       keepstream deadletters runs/live --reason bad_json --limit 100
 
     """
+    if args.limit < 0:
+        raise UsageError("--limit must be 0 or more.")
     path = args.run_folder / "deadletters.ndjson"
     if not path.is_file():
         raise UsageError(f"{path}: there is no such file. Name the folder given to --run.")

@@ -7,7 +7,7 @@ from typing import Any, TextIO
 
 import numpy as np
 
-from keepstream.commands.command import Command, add_config, config_of, print_json
+from keepstream.commands.command import Command, UsageError, add_config, config_of, print_json
 from keepstream.inputs import opener
 from keepstream.wiring import event_schema, feature_schema
 from stream.events import IMPRESSION, EventColumns, EventSchema
@@ -37,6 +37,8 @@ def features(args: argparse.Namespace, out: TextIO) -> int:
       keepstream features check --config keepstream.toml --input events.parquet
 
     """
+    if args.events < 1:
+        raise UsageError("--events must be at least 1.")
     config = config_of(args)
     schema = feature_schema(config)
     shape = schema.model_shape(config.model.embedding_width)

@@ -1,6 +1,7 @@
 """`keepstream replay`: train on an old log, or write it into a file log."""
 
 import argparse
+import math
 import threading
 import time
 from dataclasses import replace
@@ -95,10 +96,10 @@ def replay(args: argparse.Namespace, out: TextIO) -> int:
 
     """
     config = config_of(args)
-    if args.speed is not None and args.speed <= 0:
+    if args.speed is not None and not 0 < args.speed < math.inf:
         raise UsageError("--speed must be above 0; leave it out to go as fast as it goes.")
-    if args.per_message < 1:
-        raise UsageError("--per-message must be at least 1.")
+    if min(args.per_message, args.partitions) < 1:
+        raise UsageError("--per-message and --partitions must be at least 1.")
     if args.as_served:
         config = replace(config, train=replace(config.train, as_served=True))
     if args.seed is not None:

@@ -67,6 +67,8 @@ def simulate(args: argparse.Namespace, out: TextIO) -> int:
       keepstream simulate --out world.ndjson --world new_items_per_s=0.05
 
     """
+    if args.seed < 0 or args.impressions < 1:
+        raise UsageError("--seed must be 0 or more, --impressions at least 1.")
     try:
         world = World(WorldConfig(seed=args.seed, impressions=args.impressions, **_world(args)))
         simulation = Simulation(

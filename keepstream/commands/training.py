@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO
 
-from keepstream.commands.command import print_json, say
+from keepstream.commands.command import UsageError, print_json, say
 from keepstream.config import Config
 from keepstream.progress import Progress
 from keepstream.report import render_report
@@ -52,6 +52,8 @@ def train_and_tell(
     args: argparse.Namespace, config: Config, open_source: OpenSource, out: TextIO, *, drain: bool
 ) -> Outcome:
     """Run the loop, write the report, print the result."""
+    if args.report is not None and not args.report.parent.is_dir():
+        raise UsageError(f"--report {args.report}: there is no folder {args.report.parent}.")
     progress = Progress(sys.stderr, time.monotonic, quiet=args.quiet)
     with run_folder(args.run, fresh=args.fresh) as folder:
         outcome = run(
