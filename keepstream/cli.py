@@ -53,19 +53,22 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
-def main(arguments: Sequence[str] | None = None, out: TextIO = sys.stdout) -> int:
-    """Run one command; return its exit code."""
+def main(arguments: Sequence[str] | None = None, out: TextIO | None = None) -> int:
+    """Run one command; return its exit code. ``out`` is standard output unless given."""
     args = parser().parse_args(arguments)
+    out = out or sys.stdout
     command: Command = args.called
     try:
-        return command.run(args, out)
+        code = command.run(args, out)
+        out.flush()
+        return code
+    except BrokenPipeError:  # the reader of our output has left: no error of ours
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except USAGE_ERRORS as error:
         return _fail(args, out, error, 2)
     except KNOWN_ERRORS as error:
         return _fail(args, out, error, 1)
-    except BrokenPipeError:  # the reader of our output has left: no error of ours
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
     except KeyboardInterrupt:
         print("keepstream: interrupted", file=sys.stderr)
         return 130

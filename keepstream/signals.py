@@ -8,12 +8,21 @@ from typing import Any
 
 
 class Interruption:
-    """Within the `with` block the first signal calls ``stop``; a second one ends at once."""
+    """Within the `with` block the first signal calls what `then` was told; a second ends at once.
 
-    def __init__(self, stop: Callable[[], None]) -> None:
-        self._stop = stop
+    A signal that comes before `then` is not lost: it is called as soon as it is known.
+    """
+
+    def __init__(self) -> None:
+        self._stop: Callable[[], None] | None = None
         self._before: dict[signal.Signals, Any] = {}
         self.received: signal.Signals | None = None
+
+    def then(self, stop: Callable[[], None]) -> None:
+        """Call ``stop`` at a signal."""
+        self._stop = stop
+        if self.received is not None:
+            stop()
 
     def __enter__(self) -> "Interruption":
         for number in (signal.SIGINT, signal.SIGTERM):
@@ -30,4 +39,5 @@ class Interruption:
         self.received = signal.Signals(number)
         line = f"{self.received.name}: finishing the batches that were read; again to quit now.\n"
         os.write(2, line.encode())  # print is not for handlers: it may be what was interrupted
-        self._stop()
+        if self._stop is not None:
+            self._stop()

@@ -86,6 +86,20 @@ def run(
 
     ``keep`` saves checkpoints into the folder. ``drain`` settles what waits when the source ends.
     """
+    with Interruption() as interruption:
+        return _run(config, open_source, folder, keep, drain, progress, say, interruption)
+
+
+def _run(
+    config: Config,
+    open_source: OpenSource,
+    folder: RunFolder,
+    keep: bool,
+    drain: bool,
+    progress: Progress,
+    say: Say,
+    interruption: Interruption,
+) -> Outcome:
     started = time.monotonic()
     folder.claim(config)
     checkpoints = Checkpoints(folder.checkpoints, config.checkpoint.keep)
@@ -142,12 +156,12 @@ def run(
         def show(training: Training) -> None:
             progress.update(lambda: snapshot(training, ahead.counts, saved))
 
-        with Interruption(ahead.stop):
-            try:
-                with ahead:
-                    ended = train(ahead, training, saver.save if keep else _save_nothing, show)
-            finally:
-                saver.wait()
+        interruption.then(ahead.stop)
+        try:
+            with ahead:
+                ended = train(ahead, training, saver.save if keep else _save_nothing, show)
+        finally:
+            saver.wait()
         show(training)
     finally:
         source.close()

@@ -11,7 +11,7 @@ from trainer.checkpoint import CheckpointCorrupt, Checkpoints
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
-    parser.add_argument("action", choices=("list", "verify", "digest"))
+    parser.add_argument("action", choices=("list", "verify", "digest"), help="what to do with them")
     parser.add_argument("run_folder", type=Path, metavar="RUN", help="the folder of a run")
 
 

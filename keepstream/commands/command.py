@@ -60,7 +60,7 @@ def add_config(parser: argparse.ArgumentParser, *, required: bool = True) -> Non
         default=[],
         metavar="TABLE.KEY=VALUE",
         dest="settings",
-        help="a setting that goes before the file's [env: KEEPSTREAM_TABLE_KEY]",
+        help="a setting in place of the file's, as train.seed=3 [env: KEEPSTREAM_TABLE_KEY]",
     )
 
 

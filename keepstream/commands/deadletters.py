@@ -13,7 +13,12 @@ from stream.deadletters import REASONS, DeadLetterFile
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
     parser.add_argument("run_folder", type=Path, metavar="RUN", help="the folder of a run")
-    parser.add_argument("--reason", choices=sorted(REASONS), help="only those of this reason")
+    parser.add_argument(
+        "--reason",
+        choices=sorted(REASONS),
+        metavar="REASON",
+        help=f"only those of one reason: {', '.join(sorted(REASONS))}",
+    )
     parser.add_argument("--limit", type=int, default=20, metavar="N", help="at most N letters (20)")
 
 

@@ -82,7 +82,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="S",
         help="how long the simulator takes to write them (45)",
     )
-    parser.add_argument("--seed", type=int, default=0, help="another seed, another world (0)")
+    parser.add_argument(
+        "--seed", type=int, default=0, metavar="N", help="another seed, another world (0)"
+    )
     parser.add_argument("--quiet", action="store_true", help="show no progress")
 
 

@@ -16,21 +16,21 @@ from stream.position import Position
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
-    parser.add_argument("action", choices=("check",))
+    parser.add_argument("action", choices=("check",), help="the one thing it does so far")
     add_config(parser)
     parser.add_argument(
         "--input", type=Path, nargs="+", metavar="FILE", help="look at its first events too"
     )
     parser.add_argument(
-        "--events", type=int, default=100_000, metavar="N", help="how many of them (100000)"
+        "--events", type=int, default=100_000, metavar="N", help="how many of them, about (100000)"
     )
 
 
 def features(args: argparse.Namespace, out: TextIO) -> int:
     """Check the feature schema, and how much of it the data really carries.
 
-    Prints each feature with the share of impressions that have it; exits with 1 where a feature is
-    in no impression at all.
+    Prints each feature with the share of impressions that have it; exits with 1 where a feature
+    that the schema uses is in no impression at all.
 
     Examples:
       keepstream features check --config keepstream.toml
@@ -50,6 +50,9 @@ def features(args: argparse.Namespace, out: TextIO) -> int:
     }
     if args.input:
         said["impressions"], said["present"] = _present(args, event_schema(config))
+        of_schema = {*schema.ids, *chain(*schema.crosses, *(s.key for s in schema.statistics))}
+        for name, row in said["present"].items():
+            row["used"] = name != "scene" or name in of_schema  # the others every event must have
     if args.json:
         print_json(said, out)
     else:
@@ -60,10 +63,14 @@ def features(args: argparse.Namespace, out: TextIO) -> int:
         for name, row in said.get("present", {}).items():
             print(
                 f"{name:30} in {row['share']:7.2%} of impressions, {row['distinct']:,} distinct"
-                + ("   NEVER PRESENT: check its name" if not row["share"] else ""),
+                + ("" if row["share"] else _absent(row["used"])),
                 file=out,
             )
-    return 1 if any(not r["share"] for r in said.get("present", {}).values()) else 0
+    return 1 if any(r["used"] and not r["share"] for r in said.get("present", {}).values()) else 0
+
+
+def _absent(used: bool) -> str:
+    return "   NEVER PRESENT: check its name" if used else "   (never present, and not used)"
 
 
 def _present(args: argparse.Namespace, schema: EventSchema) -> tuple[int, dict[str, Any]]:

@@ -59,12 +59,15 @@ def init(args: argparse.Namespace, out: TextIO) -> int:
         raise UsageError(f"{args.out} is there already. Remove it, or write to another file.")
     if args.source is not None:
         guessed = guess(args.source)
+        for problem in guessed.problems:
+            say(f"To do: {problem}")
         text = render(guessed) + _REST.format(window=600)
     else:
         text = _PLAIN + _REST.format(window=600)
     if args.out is not None:
         args.out.write_text(text, encoding="utf-8")
-        say(f"Wrote {args.out}. Next: keepstream features check --config {args.out}")
+        look = f" --input {args.source}" if args.source is not None else ""
+        say(f"Wrote {args.out}. Next: keepstream features check --config {args.out}{look}")
     if args.json:
         print_json({"config": text, "out": str(args.out) if args.out else None}, out)
     elif args.out is None:

@@ -5,6 +5,7 @@ import math
 import threading
 import time
 from dataclasses import replace
+from itertools import takewhile
 from pathlib import Path
 from typing import TextIO
 
@@ -66,7 +67,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="also score each impression when it is shown, by the model of that moment",
     )
-    parser.add_argument("--seed", type=int, help="in place of train.seed")
+    parser.add_argument("--seed", type=int, metavar="N", help="in place of train.seed")
     parser.add_argument(
         "--into", type=Path, metavar="LOG", help="write the events into a file log, train nothing"
     )
@@ -75,7 +76,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=int,
         default=1,
         metavar="N",
-        help="with --into: events packed into a message",
+        help="with --into: events packed into a message (1)",
     )
     parser.add_argument(
         "--partitions", type=int, default=1, metavar="N", help="with --into: of each topic (1)"
@@ -127,21 +128,24 @@ def _into(args: argparse.Namespace, config: Config, out: TextIO) -> int:
     wake = threading.Event()
     pacer = Pacer(args.speed, wake.wait, time.monotonic) if args.speed is not None else None
     settings = LogWriterConfig(fsync=config.log.fsync)
-    with FileLogWriter(args.into, settings) as writer, Interruption(wake.set):
+    with FileLogWriter(args.into, settings) as writer, Interruption() as interruption:
+        interruption.then(wake.set)
         replayed = replay_into(
-            lines,
+            takewhile(lambda _: not wake.is_set(), lines),
             writer,
             partitions=args.partitions,
             per_message=args.per_message,
             pacer=pacer,
             on_rejected=lambda letter: say(letter.detail),
         )
+    replayed.stopped |= wake.is_set()
     if args.json:
         print_json(replayed.to_json(), out)
     else:
         print(
             f"{args.into}: {replayed.impressions:,} impressions and {replayed.feedback:,} feedback "
-            f"in {replayed.messages:,} messages; {replayed.rejected:,} rejected.",
+            f"in {replayed.messages:,} messages; {replayed.rejected:,} rejected."
+            + (" Stopped before the end." if replayed.stopped else ""),
             file=out,
         )
     return 0 if replayed.messages else 1

@@ -27,7 +27,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--impressions", type=int, default=200_000, metavar="N", help="how many are shown (200000)"
     )
-    parser.add_argument("--seed", type=int, default=0, help="same seed, same world (0)")
+    parser.add_argument(
+        "--seed", type=int, default=0, metavar="N", help="same seed, same world (0)"
+    )
     parser.add_argument("--partitions", type=int, default=1, metavar="N", help="of each topic (1)")
     parser.add_argument(
         "--per-message", type=int, default=20, metavar="N", help="events packed into a message (20)"
