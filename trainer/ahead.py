@@ -111,7 +111,7 @@ class Ahead:
         for block in self._source:
             yield from ingest.feed(block)
             now = self._clock()
-            silent = not len(block.events) and not block.rejected
+            silent = block.idle and not len(block.events) and not block.rejected
             if silent and len(block.idle | block.ended) == len(self._source.partitions):
                 yield from ingest.tick(round(1000 * (now - last)))
             last = now

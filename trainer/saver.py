@@ -32,6 +32,7 @@ class Saver:
         self._failed = failed
         self._written = written
         self._writing: threading.Thread | None = None
+        self._error: BaseException | None = None
 
     def save(self, barrier: Barrier, training: State, batches: int) -> None:
         """Write the checkpoint of ``barrier`` and the learner's state; returns at once.
@@ -51,16 +52,21 @@ class Saver:
         self._writing.start()
 
     def wait(self) -> None:
-        """Wait until the last checkpoint is on disk."""
+        """Wait until the last checkpoint is on disk; raise what ended its writing, a disk apart."""
         if self._writing is not None:
             self._writing.join()
             self._writing = None
+        if self._error is not None:
+            error, self._error = self._error, None
+            raise error
 
     def _write(self, state: State, about: Mapping[str, Any]) -> None:
         try:
             checkpoint = self._checkpoints.write(state, about)
         except OSError as error:
             self._failed(error)
+        except BaseException as error:  # noqa: BLE001  # it is raised again in the learner's thread
+            self._error = error
         else:
             self._saved(checkpoint)
         finally:
