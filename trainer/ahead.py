@@ -120,7 +120,7 @@ class Ahead:
             due = self._every_s is not None and now - saved >= self._every_s
             if due and not self._saving.is_set() and self.counts != self._kept:
                 self._saving.set()
-                yield self._barrier()
+                yield self._barrier(ended=False, changed=True)
                 saved = now
             if self._stopping.is_set():
                 break
@@ -129,10 +129,11 @@ class Ahead:
             yield from ingest.finish()
             self._letters.extend(ingest.take_refused())
             self.counts = ingest.counts()
-        yield self._barrier(ended=ended)
+        # While the last one is being written nobody knows whether it will be on disk.
+        yield self._barrier(ended, self.counts != self._kept or self._saving.is_set())
 
-    def _barrier(self, *, ended: bool = False) -> Barrier:
-        barrier = self._ingest.barrier(ended=ended, changed=self.counts != self._kept)
+    def _barrier(self, ended: bool, changed: bool) -> Barrier:
+        barrier = self._ingest.barrier(ended=ended, changed=changed)
         self._kept = self.counts
         self._letters.flush()
         barrier.state["letters"] = self._letters.state()
