@@ -2,7 +2,8 @@
 
 `python -m benchmarks.checkpoint` learns the same batches over and over, with and without
 checkpoints, and prints ``stall_share``: the share of the wall time in which the learner stood
-still for them, and ``slowdown``: what examples/s lose in all (the writer shares the cores).
+still for them, and ``slowdown``: what examples/s lose in all (the writer shares the cores). The
+state of the ingest is copied by its own thread, ahead of the learner, and is not part of this.
 """
 
 import argparse

@@ -92,6 +92,19 @@ class Config:
         for key in self.input:
             if key not in _INPUT_KEYS:
                 raise ValueError(_unknown(key, dict.fromkeys(_INPUT_KEYS), "[input]"))
+        if self.train.positive_at == "click":
+            if self.features.get("request_relative"):
+                raise ValueError(
+                    '[train] positive_at = "click" and [features] request_relative: a click would '
+                    "be learned without the rest of its request, and that alone would give it "
+                    'away. Use positive_at = "deadline".'
+                )
+            if self.metrics.request_hold_s < self.join.window_s:
+                raise ValueError(
+                    f"[metrics] request_hold_s = {self.metrics.request_hold_s:g} is less than "
+                    f'[join] window_s = {self.join.window_s:g}: with positive_at = "click" a '
+                    "request is whole only after the window. Raise request_hold_s."
+                )
         if self.metrics.arms != MetricsConfig().arms:
             raise ValueError("[metrics] arms are not for the configuration: leave them out")
 

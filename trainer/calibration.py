@@ -27,11 +27,6 @@ class PlattCalibration:
         self._coefficients = _IDENTITY.copy()  # a, b
         self._information = np.diag(_PRIOR)
 
-    @property
-    def slope(self) -> float:
-        """The a of p = sigmoid(a z + b): below 1 where the model exaggerates."""
-        return float(self._coefficients[0])
-
     def probabilities(self, logit_B: F32) -> F32:
         """Return the calibrated probabilities (B,) of logits (B,)."""
         return self._probabilities(logit_B.astype(np.float64)).astype(np.float32)

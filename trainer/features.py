@@ -270,7 +270,7 @@ def _none(name: str, keys: int) -> npt.NDArray[Any]:
 
 
 def _after(carried: npt.NDArray[Any], new: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    return np.concatenate([carried, new]) if carried.size else new
+    return np.concatenate([carried, new]) if len(carried) else new
 
 
 def _clock(ts: I64) -> F32:

@@ -30,7 +30,7 @@ from trainer.relative import relative_to_request
 
 Columns = dict[str, npt.NDArray[Any]]
 
-SCORE_ROWS = 4096  # impressions scored at once, counted from the last learned batch
+SCORE_ROWS = 4096  # at most so many impressions are scored at once, from the last learned batch on
 PIECE = (
     65_536  # events, or examples, gone through at once: a backlog or a drain takes no more memory
 )
@@ -119,6 +119,7 @@ class Ingest:
         rehearsal: Rehearsal,
         as_served: bool,
         request_relative: slice | None,
+        own_sequences: npt.NDArray[np.intp],
     ) -> None:
         self._partitions = partitions
         self._order = order
@@ -130,6 +131,7 @@ class Ingest:
         self._rehearsal = rehearsal
         self._as_served = as_served
         self._relative = request_relative
+        self._own_sequences = own_sequences
         self._digest = ExamplesDigest()
         self._scored = 0  # impressions with a smaller seq have been given to the scorer
         self._events = 0
@@ -245,14 +247,23 @@ class Ingest:
         needed = self._join.first_pending
         if self._as_served:
             ready = self._pending.next
-            while ready - self._scored >= SCORE_ROWS:
-                yield self._score_item(self._scored + SCORE_ROWS)
+            while ready - self._scored > SCORE_ROWS:
+                yield self._score_item(self._last_request_end())
             needed = min(needed, self._scored)
         self._pending.release(needed)
 
     def _score(self, until: int) -> Iterator[Item]:
-        while self._scored < until:
-            yield self._score_item(min(until, self._scored + SCORE_ROWS))
+        while until - self._scored > SCORE_ROWS:
+            yield self._score_item(self._last_request_end())
+        if self._scored < until:
+            yield self._score_item(until)
+
+    def _last_request_end(self) -> int:
+        """Return the last end of a request within `SCORE_ROWS`, as what is relative to it needs."""
+        seqs = np.arange(self._scored, self._scored + SCORE_ROWS + 1, dtype=np.int64)
+        request = self._pending.take(seqs, names=("request",))["request"]
+        ends = 1 + np.flatnonzero(request[1:] != request[:-1])
+        return self._scored + (int(ends[-1]) if ends.size else SCORE_ROWS)
 
     def _score_item(self, until: int) -> ScoreItem:
         first, self._scored = self._scored, until
@@ -273,9 +284,13 @@ class Ingest:
         size = len(examples["label"])
         examples["numbers"] = self._numbers(examples)
         self._digest.update({name: examples[name] for name in EXAMPLE_COLUMNS})
-        admitted = self._ids.admit(examples["ids"], int(examples["at"].max()))
+        fields = examples["ids"].shape[1]
+        known_by_list = examples["sequences"][:, self._own_sequences]
+        admitted = self._ids.admit(
+            np.concatenate([examples["ids"], known_by_list], axis=1), int(examples["at"].max())
+        )
         learned = {
-            "rows": admitted.rows,
+            "rows": admitted.rows[:, :fields],
             "sequences": self._ids.rows(examples["sequences"]),
             "numbers": examples["numbers"],
             "label": examples["label"].astype(np.float32),

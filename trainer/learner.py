@@ -32,8 +32,9 @@ class TrainingDiverged(Exception):
 
     def __init__(self, step: int, what: str, value: float) -> None:
         super().__init__(
-            f"The {what} of step {step} is {value}. Resume from the last checkpoint with a lower "
-            "model.learning_rate or model.embedding_learning_rate."
+            f"The {what} of step {step} is {value}. Start a run in another folder with a lower "
+            "model.learning_rate or model.embedding_learning_rate; the checkpoints of this one are "
+            "sound."
         )
 
 

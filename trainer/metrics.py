@@ -35,7 +35,7 @@ class MetricsConfig:
     max_user_rows: int = 1 << 18  # rows of a day; past it users are sampled: 8 MB
     max_windows: int = 2048  # the newest; 12 weeks of hours
     max_days: int = 366  # the newest; a year
-    max_scenes: int = 32  # further ones are counted together as "other"
+    max_scenes: int = 32  # further ones are counted together
     activity_edges: tuple[float, ...] = (1, 10, 100, 1000)  # what a user was shown before: decades
     item_age_edges_h: tuple[float, ...] = (1, 6, 24, 72, 168)  # an hour … a week: how news fades
 
@@ -76,7 +76,7 @@ class Prequential:
         span = int(config.window_s * 1000)
         self._activity = Buckets(config.activity_edges, first=1)
         self._age = Buckets(config.item_age_edges_h, first=self._activity.end)
-        self._scene = self._age.end  # the first scene's cell; the last one is "other"
+        self._scene = self._age.end  # the first scene's cell; the last one is of all further ones
         self._scenes: list[int] = []
         self._first_at: int | None = None
         self._rows = self._clicks = 0
@@ -210,7 +210,7 @@ class Prequential:
         closed = self._closed()
         names = scene_names or {}
         scenes = {names.get(h, f"{h:016x}"): self._scene + k for k, h in enumerate(self._scenes)}
-        scenes["other"] = self._scene + self.config.max_scenes
+        scenes["(others)"] = self._scene + self.config.max_scenes
         return {
             **self._cell(0, closed),
             **self._counts(),

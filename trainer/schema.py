@@ -5,6 +5,8 @@ from dataclasses import asdict, dataclass
 from difflib import get_close_matches
 from typing import Any, Final
 
+import numpy as np
+import numpy.typing as npt
 import orjson
 from xxhash import xxh3_128_hexdigest
 
@@ -192,6 +194,14 @@ class FeatureSchema:
         """The sequences of ids and their lengths; the history is first."""
         history = [(HISTORY, self.history)] if self.history else []
         return (*history, *((f.name, f.length) for f in self.lists))
+
+    @property
+    def own_sequence_columns(self) -> npt.NDArray[np.intp]:
+        """The columns of a row's sequences that hold ids of no id field: of lists on their own."""
+        like = [True] * self.history
+        for feature in self.lists:
+            like += [feature.like is not None] * feature.length
+        return np.flatnonzero(~np.array(like, np.bool_))
 
     @property
     def row_numbers(self) -> tuple[str, ...]:

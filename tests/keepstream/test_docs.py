@@ -174,7 +174,7 @@ def test_commands_that_a_page_shows_are_commands(page: Path) -> None:
     for line in shell_lines(page):
         if line.startswith("keepstream "):
             parser().parse_args(shlex.split(line)[1:])
-    for name in re.findall(r"`keepstream (\w+)", text):
+    for name in re.findall(r"`keepstream ([a-z]\w*)", text):
         assert name in names, name
     for target in re.findall(r"`make ([a-z-]+)", text):
         assert target in targets, target

@@ -30,7 +30,8 @@ RICH = FeatureSchema.from_table(
     }
 )
 PLAIN = FeatureSchema(history=0, hour_of_day=False, prior_ctr=0.1, prior_shown=4.0)
-SCHEMAS = [RICH, PLAIN]
+BARE = FeatureSchema(ids=("item",), history=0, statistics=())
+SCHEMAS = [RICH, PLAIN, BARE]
 seeds = st.integers(0, 2**32)
 
 
