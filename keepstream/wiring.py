@@ -203,6 +203,7 @@ def build_ingest(config: Config, partitions: tuple[Partition, ...], scratch: Pat
         rehearsal=Rehearsal(config.rehearsal, config.train.seed),
         as_served=config.train.as_served,
         request_relative=schema.statistic_columns if schema.request_relative else None,
+        own_sequences=schema.own_sequence_columns,
     )
 
 
