@@ -75,7 +75,8 @@ class EventTimeOrder:
         self._schema = schema
         self._partitions = partitions
         self._held = HeldEvents(schema, n)
-        self._doubted = EventColumns.empty(schema)  # ahead of their clock, not yet confirmed
+        self._doubted = EventColumns.empty(schema)  # ahead of their clock, or before there is one
+        self._gone = np.zeros(0, np.bool_)  # those of them that had their turn, and set clocks only
         self._clocks = np.full(n, NEVER, np.int64)
         self._silent = np.zeros(
             n, np.int64
@@ -92,7 +93,7 @@ class EventTimeOrder:
     @property
     def held(self) -> int:
         """How many events wait for their turn, those in doubt included."""
-        return len(self._held) + len(self._doubted)
+        return len(self._held) + int((~self._gone).sum())
 
     def feed(self, block: Block) -> Ordered:
         """Take the next events of the source and return those whose turn has come."""
@@ -122,27 +123,31 @@ class EventTimeOrder:
 
     def _place(self, events: EventColumns) -> tuple[Rejected, ...]:
         """Give ``events`` their place and hold them; return those that are refused."""
+        gone = np.zeros(len(self._doubted) + len(events), np.bool_)
         if len(self._doubted):  # they come first again, so that a run of them can go on
+            gone[: len(self._doubted)] = self._gone
             events = EventColumns.concat([self._doubted, events])
         at = events.ts.copy()
         verdict = np.full(len(events), _ACCEPTED, np.uint8)
-        late, after_idle, doubted = _place(
+        doubted = _place(
             events.partition,
             events.ts,
+            gone,
             self._clocks,
             self._ended,
-            self.watermark,
-            np.array([self._lateness, self._max_jump, self._confirmations]),
+            np.array([self._lateness, self._max_jump, self._confirmations, self.watermark]),
             at,
             verdict,
+            counts := np.zeros(2, np.int64),
         )
-        self.late += late
-        self.after_idle += after_idle
+        self.late += int(counts[0])
+        self.after_idle += int(counts[1])
         events = events.with_at(at)
         if len(self._doubted) or doubted or not verdict.all():
-            refused = events.take(verdict == _REFUSED)
+            refused = events.take((verdict == _REFUSED) & ~gone)
             self._doubted = events.take(verdict == _IN_DOUBT)
-            events = events.take(verdict == _ACCEPTED)
+            self._gone = gone[verdict == _IN_DOUBT]
+            events = events.take((verdict == _ACCEPTED) & ~gone)
             self.jumps += len(refused)
             self._held.add(events)
             return tuple(self._rejections(refused))
@@ -176,14 +181,29 @@ class EventTimeOrder:
             watermark = now - self._lateness if now != NEVER else NEVER
         elif len(self._held):
             watermark = self._held.last() + 1
-        self.watermark = max(self.watermark, watermark)
-        ready = self._held.release(self.watermark)
+        ready = self._release(max(self.watermark, watermark))
         if (excess := len(self._held) - self._max_held) > 0:
-            self.watermark = self._held.at_of(excess) + 1
-            hurried = self._held.release(self.watermark)
+            hurried = self._release(self._held.at_of(excess) + 1)
             self.hurried += len(hurried)
             ready = EventColumns.concat([ready, hurried])
         return Ordered(ready, rejected)
+
+    def _release(self, watermark: int) -> EventColumns:
+        """Move the watermark on and let go what it has passed.
+
+        It passes a first event in doubt where its partition is idle, or others hurry: the event has
+        its turn, as if it were believed, and still has its say about the start.
+        """
+        if len(self._doubted):
+            starting = self._clocks[self._doubted.partition] == NEVER
+            going = starting & ~self._gone & (self._doubted.ts < watermark)
+            if going.any():
+                events = self._doubted.take(going)
+                self.after_idle += int((events.ts < self.watermark).sum())
+                self._held.add(events.with_at(np.maximum(events.ts, self.watermark)))
+                self._gone = self._gone | going
+        self.watermark = watermark
+        return self._held.release(watermark)
 
     def _now(self) -> int:
         newest = int(self._clocks.max(initial=NEVER))
@@ -199,6 +219,7 @@ class EventTimeOrder:
         return {
             "held": {k: v.copy() for k, v in self._held.events().columns().items()},
             "doubted": {k: v.copy() for k, v in self._doubted.columns().items()},
+            "gone": self._gone.copy(),
             "clocks": self._clocks.copy(),
             "silent": self._silent.copy(),
             "idle": self._idle.copy(),
@@ -216,6 +237,7 @@ class EventTimeOrder:
         self._held = HeldEvents(self._schema, len(self._partitions))
         self._held.add(EventColumns(**{k: v.copy() for k, v in state["held"].items()}))
         self._doubted = EventColumns(**{k: v.copy() for k, v in state["doubted"].items()})
+        self._gone = np.array(state["gone"], np.bool_)
         self._clocks = np.array(state["clocks"], np.int64)
         self._silent = np.array(state["silent"], np.int64)
         self._idle = np.array(state["idle"], np.bool_)
@@ -236,50 +258,49 @@ class EventTimeOrder:
 def _place(
     partition: npt.NDArray[np.int16],
     ts: npt.NDArray[np.int64],
+    gone: npt.NDArray[np.bool_],  # had their turn while in doubt: they move clocks only
     clocks: npt.NDArray[np.int64],  # (partitions,), moved on in place
     ended: npt.NDArray[np.bool_],
-    watermark: int,
-    limits: npt.NDArray[np.int64],  # lateness, max jump, confirmations
+    limits: npt.NDArray[np.int64],  # lateness, max jump, confirmations, watermark
     at: npt.NDArray[np.int64],  # out, `ts` before
     verdict: npt.NDArray[np.uint8],  # out, `_ACCEPTED` throughout before
-) -> tuple[int, int, int]:
-    """Place every event by its partition's clock; count late, after idle, in doubt."""
-    lateness, max_jump, confirmations = limits[0], limits[1], limits[2]
-    run = np.zeros((clocks.size, confirmations), np.int64)  # the events of a run of jumps
+    counts: npt.NDArray[np.int64],  # out: late, after idle
+) -> int:
+    """Place every event by its partition's clock; return how many are in doubt."""
+    max_jump, confirmations = limits[1], limits[2]
+    run = np.zeros((clocks.size, confirmations), np.int64)  # first events, or a run of jumps
     length = np.zeros(clocks.size, np.int64)
-    late = 0
-    after_idle = 0
-    for i in range(ts.size):
-        p = partition[i]
-        first = i
-        members = 1
-        if clocks[p] != NEVER and ts[i] - clocks[p] > max_jump:
-            if length[p] > 0 and abs(ts[i] - ts[run[p, 0]]) > max_jump:  # it disagrees: a new run
-                for k in range(length[p]):
-                    verdict[run[p, k]] = _REFUSED
-                length[p] = 0
+    first = np.zeros(confirmations, np.int64)
+    for i in range(ts.size + clocks.size):  # every event, then the end of every partition
+        n = 0  # first events that are decided now
+        if i < ts.size:
+            p = int(partition[i])
+            if clocks[p] != NEVER:
+                _take(i, p, ts, gone, clocks, limits, run, length, at, verdict, counts)
+                continue
             run[p, length[p]] = i
             length[p] += 1
-            if length[p] < confirmations:
-                verdict[i] = _IN_DOUBT
-                continue
-            members = length[p]  # confirmed: a gap in the traffic, not a wrong clock
+            verdict[i] = _IN_DOUBT
+            start = _agreed(ts, run[p], length[p], max_jump)
+            if start != NEVER or length[p] == confirmations:
+                n = length[p]
         else:
-            for k in range(length[p]):
-                verdict[run[p, k]] = _REFUSED
-        for k in range(members):
-            j = first if members == 1 else run[p, k]
-            verdict[j] = _ACCEPTED
-            place = ts[j]
-            if clocks[p] != NEVER and place < clocks[p] - lateness:
-                place = clocks[p] - lateness
-                late += 1
-            if place < watermark:
-                place = watermark
-                after_idle += 1
-            at[j] = place
-            clocks[p] = max(clocks[p], ts[j])
+            p = i - ts.size
+            start = NEVER
+            if clocks[p] == NEVER and ended[p]:
+                n = length[p]
+        if n == 0:
+            continue
+        if start == NEVER:
+            start = _commonest(ts, run[p], n)
+        first[:n] = run[p, :n]
         length[p] = 0
+        for k in range(n):
+            j = first[k]
+            if ts[j] - start > max_jump:
+                verdict[j] = _REFUSED
+            else:
+                _take(j, p, ts, gone, clocks, limits, run, length, at, verdict, counts)
 
     doubted = 0
     for p in range(clocks.size):
@@ -288,4 +309,80 @@ def _place(
                 verdict[run[p, k]] = _REFUSED
         if not ended[p]:
             doubted += length[p]
-    return late, after_idle, doubted
+    return doubted
+
+
+@njit(cache=True, nogil=True)
+def _take(
+    i: int,
+    p: int,
+    ts: npt.NDArray[np.int64],
+    gone: npt.NDArray[np.bool_],
+    clocks: npt.NDArray[np.int64],
+    limits: npt.NDArray[np.int64],
+    run: npt.NDArray[np.int64],  # (partitions, confirmations) the events of a run of jumps
+    length: npt.NDArray[np.int64],  # (partitions,) of the runs
+    at: npt.NDArray[np.int64],
+    verdict: npt.NDArray[np.uint8],
+    counts: npt.NDArray[np.int64],
+) -> None:
+    """Take event ``i`` of partition ``p``, whose start is decided."""
+    lateness, max_jump, confirmations, watermark = limits[0], limits[1], limits[2], limits[3]
+    members = 1
+    if clocks[p] != NEVER and ts[i] - clocks[p] > max_jump:
+        if length[p] > 0 and abs(ts[i] - ts[run[p, 0]]) > max_jump:  # it disagrees: a new run
+            for k in range(length[p]):
+                verdict[run[p, k]] = _REFUSED
+            length[p] = 0
+        run[p, length[p]] = i
+        length[p] += 1
+        if length[p] < confirmations:
+            verdict[i] = _IN_DOUBT
+            return
+        members = length[p]  # confirmed: a gap in the traffic, not a wrong clock
+    else:
+        for k in range(length[p]):
+            verdict[run[p, k]] = _REFUSED
+    for k in range(members):
+        j = i if members == 1 else run[p, k]
+        verdict[j] = _ACCEPTED
+        if not gone[j]:
+            place = ts[j]
+            if clocks[p] != NEVER and place < clocks[p] - lateness:
+                place = clocks[p] - lateness
+                counts[0] += 1
+            if place < watermark:
+                place = watermark
+                counts[1] += 1
+            at[j] = place
+        clocks[p] = max(clocks[p], ts[j])
+    length[p] = 0
+
+
+@njit(cache=True, nogil=True)
+def _agreed(ts: npt.NDArray[np.int64], first: npt.NDArray[np.int64], n: int, max_jump: int) -> int:
+    """Return the latest time that the last of ``n`` first events confirms, `NEVER` if none.
+
+    Events of one time do not confirm each other: one request, of one clock, has many.
+    """
+    newest = ts[first[n - 1]]
+    start = NEVER
+    for k in range(n - 1):
+        other = ts[first[k]]
+        if other != newest and abs(other - newest) <= max_jump:
+            start = max(start, newest, other)
+    return start
+
+
+@njit(cache=True, nogil=True)
+def _commonest(ts: npt.NDArray[np.int64], first: npt.NDArray[np.int64], n: int) -> int:
+    """Return the time that most of ``n`` first events have, the earliest of several."""
+    start, most = NEVER, 0
+    for k in range(n):
+        same = 0
+        for m in range(n):
+            if ts[first[m]] == ts[first[k]]:
+                same += 1
+        if same > most or (same == most and ts[first[k]] < start):
+            start, most = ts[first[k]], same
+    return start

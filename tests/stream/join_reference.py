@@ -66,6 +66,24 @@ def partitions(n: int) -> tuple[Partition, ...]:
     return tuple(Partition("events", i) for i in range(n))
 
 
+def beginning_too_far_ahead(log: Sequence[Event], max_jump: int, confirmations: int) -> set[int]:
+    """Return the indices of the first events of a partition that those after them prove wrong."""
+    times = [event.ts for event in log[:confirmations]]
+    agreed = [
+        (i, max(a, b))
+        for i, a in enumerate(times)
+        for b in times[:i]
+        if a != b and abs(a - b) <= max_jump
+    ]
+    if agreed:
+        decided = min(i for i, _ in agreed)
+        start = max(time for i, time in agreed if i == decided)
+        times = times[: decided + 1]
+    else:
+        start = min(times, key=lambda time: (-times.count(time), time), default=0)
+    return {i for i, time in enumerate(times) if time > start + max_jump}
+
+
 def in_order(
     logs: Sequence[Sequence[Event]], lateness: int, max_jump: int, confirmations: int
 ) -> tuple[list[tuple[int, int, int, int]], set[tuple[int, int]]]:
@@ -73,7 +91,11 @@ def in_order(
     placed, refused = [], set()
     for p, log in enumerate(logs):
         clock, doubted = None, []
+        absurd = beginning_too_far_ahead(log, max_jump, confirmations)
+        refused |= {(p, i) for i in absurd}
         for i, event in enumerate(log):
+            if i in absurd:
+                continue
             if clock is not None and event.ts > clock + max_jump:
                 if doubted and abs(event.ts - log[doubted[0]].ts) > max_jump:
                     doubted.clear()  # stay refused

@@ -161,7 +161,7 @@ def test_a_partition_that_has_brought_nothing_holds_the_watermark():
     using = order(2)
 
     assert 0 == len(using.feed(block_of(columns(log(0, 50, 90), 0))).events)
-    assert [0, 50] == at(using.feed(block_of(columns(log(70), 1))).events)
+    assert [0, 50] == at(using.feed(block_of(columns(log(65, 70), 1))).events)
 
 
 def test_an_ended_partition_holds_nothing():
@@ -176,11 +176,11 @@ def test_an_idle_partition_lets_go_after_its_time():
     """Otherwise a quiet topic would stop the learning of a busy one."""
     using = order(2)
     idle = frozenset({1})
-    using.feed(block_of(columns(log(0), 1)))
-    using.feed(block_of(columns(log(0), 0), idle=idle))
+    using.feed(block_of(columns(log(-1, 0), 1)))
+    using.feed(block_of(columns(log(-1, 0), 0), idle=idle))
 
     assert 0 == len(using.feed(block_of(columns(log(19), 0), idle=idle)).events)
-    assert [0, 0] == at(using.feed(block_of(columns(log(20), 0), idle=idle)).events)
+    assert [-1, -1, 0, 0] == at(using.feed(block_of(columns(log(20), 0), idle=idle)).events)
     assert T0 + 10 == using.watermark
 
 
@@ -196,8 +196,8 @@ def test_an_idle_partition_that_lags_keeps_its_time_to_speak():
     """Silence counts from its last event on: a feedback topic may lag by more than `idle_s`."""
     using = order(2)
     idle = frozenset({1})
-    using.feed(block_of(columns(log(80), 0)))
-    using.feed(block_of(columns(log(0), 1), idle=idle))
+    using.feed(block_of(columns(log(79, 80), 0)))
+    using.feed(block_of(columns(log(-1, 0), 1), idle=idle))
 
     assert 0 == len(using.feed(block_of(columns(log(99), 0), idle=idle)).events)
     assert T0 - 10 == using.watermark
@@ -209,6 +209,7 @@ def test_a_partition_that_speaks_in_every_block_is_never_idle():
     """A live tail is read to its end in every block; that alone is no silence."""
     using = order(2)
     both = frozenset({0, 1})
+    using.feed(block_of(EventColumns.concat([columns(log(-1), 0), columns(log(-1), 1)])))
     for t in range(0, 100, 10):
         events = EventColumns.concat([columns(log(t + 30), 0), columns(log(t), 1)])
         using.feed(block_of(events, idle=both))
@@ -220,8 +221,8 @@ def test_what_an_idle_partition_brings_too_late_goes_at_the_watermark_and_is_cou
     """The watermark never goes back; the count says that a replay would differ here."""
     using = order(2)
     idle = frozenset({1})
-    using.feed(block_of(columns(log(0), 1)))
-    using.feed(block_of(columns(log(0), 0), idle=idle))
+    using.feed(block_of(columns(log(-1, 0), 1)))
+    using.feed(block_of(columns(log(-1, 0), 0), idle=idle))
     using.feed(block_of(columns(log(50), 0), idle=idle))
     events = using.feed(block_of(columns(log(5, 48, 60), 1))).events
 
@@ -233,10 +234,10 @@ def test_what_an_idle_partition_brings_too_late_goes_at_the_watermark_and_is_cou
 def test_silence_of_all_moves_the_watermark_with_the_callers_time():
     """Deadlines fire also where traffic stops for the night."""
     using = order(1)
-    using.feed(block_of(columns(log(0)), idle=frozenset({0})))
+    using.feed(block_of(columns(log(-1, 0)), idle=frozenset({0})))
 
     assert 0 == len(using.tick(19).events)
-    assert [0] == at(using.tick(1).events)
+    assert [-1, 0] == at(using.tick(1).events)
     assert T0 + 10 == using.watermark
     using.tick(1_000)
     assert T0 + 1_010 == using.watermark
@@ -246,8 +247,8 @@ def test_time_that_the_caller_passed_is_not_counted_twice():
     """Wall time and event time tell of the same silence: their sum would end it early."""
     using = order(2)
     both = frozenset({0, 1})
-    using.feed(block_of(columns(log(0), 1), idle=frozenset({1})))
-    using.feed(block_of(columns(log(0), 0), idle=both))
+    using.feed(block_of(columns(log(-1, 0), 1), idle=frozenset({1})))
+    using.feed(block_of(columns(log(-1, 0), 0), idle=both))
     using.tick(12)
     using.feed(block_of(columns(log(12), 0), idle=both))
 
@@ -266,6 +267,89 @@ def test_an_absurd_time_is_refused_and_names_itself():
     assert "events/0 at 0, row 1" in ordered.rejected[0].detail
     assert [0, 50] == at(EventColumns.concat([ordered.events, using.finish().events]))
     assert 1 == using.jumps
+
+
+@pytest.mark.parametrize("absurd", [[9_000], [9_000] * 5, [9_000, 5_000], [5_000, 9_000, 9_000]])
+def test_absurd_first_times_are_refused_and_cost_nothing_else(absurd):
+    """One wrong clock in front of a log, or a request of one, would make all the rest late."""
+    config = OrderConfig(lateness_s=0.010, max_jump_s=0.1)
+    good = [*range(0, 3_000, 3)]
+    parts, refused = run(using := order(1, config), [block_of(columns(log(*absurd, *good), 0))])
+
+    assert good == at(EventColumns.concat(parts))
+    assert {(0, i) for i in range(len(absurd))} == refused
+    assert (len(absurd), 0, 0) == (using.jumps, using.late, using.after_idle)
+
+
+def test_two_first_events_that_agree_begin_a_partition():
+    """Who follows a live log must not wait for as many events as it takes to confirm a jump."""
+    using = order()
+
+    assert 0 == len(using.feed(block_of(columns(log(0)))).events)
+    using.feed(block_of(columns(log(15), 0, 1)))
+    assert T0 + 5 == using.watermark
+
+
+def test_a_low_first_time_does_not_let_a_wrong_clock_confirm_itself():
+    """Two events begin a partition, but not far ahead of one that came before them."""
+    using = order()
+    ordered = using.feed(block_of(columns(log(0, 5_000, 5_001, 2, 3))))
+
+    assert [(0, 1), (1, 0)] == [(r.offset, r.row) for r in ordered.rejected]
+    assert [0, 2, 3] == at(using.finish().events)
+
+
+@pytest.mark.parametrize(
+    ("times", "kept"),
+    [([7], [7]), ([7, 7], [7, 7]), ([9_000, 7], [7]), ([7, 9_000], [7]), ([7, 2, 9_000], [2, 7])],
+)
+def test_a_log_too_short_to_confirm_its_start_is_decided_at_its_end(times, kept):
+    """Two clicks are a log too: most of the events decide, the earliest among equals."""
+    events, refused = run(order(), [block_of(columns(log(*times)), ended=frozenset({0}))])
+
+    assert kept == at(EventColumns.concat(events))
+    assert len(times) - len(kept) == len(refused)
+
+
+def test_a_partition_whose_start_is_in_doubt_holds_the_others_until_it_is_idle():
+    """It may be about to bring the oldest events of all, but a quiet topic must not stop others."""
+    using = order(2)
+    idle = frozenset({1})
+    using.feed(block_of(columns(log(0), 1), idle=idle))
+
+    assert 0 == len(using.feed(block_of(columns(log(0, 19), 0), idle=idle)).events)
+    assert [0, 0, 19] == at(using.feed(block_of(columns(log(40), 0, 1), idle=idle)).events)
+    assert T0 + 30 == using.watermark
+
+
+def test_a_first_event_in_doubt_has_its_turn_when_the_watermark_passes_it():
+    """The first click of a day is not late because the second is an hour away."""
+    using = order(2)
+    idle = frozenset({1})
+    using.feed(block_of(columns(log(5), 1), idle=idle))
+    before = [using.feed(block_of(columns(log(t), 0, t), idle=idle)) for t in range(0, 60, 2)]
+    state = using.state()
+    using = order(2)
+    using.restore(unflatten(*flatten(state)))
+    after = [using.feed(block_of(columns(log(60), 1, 1))), using.finish()]
+
+    events = EventColumns.concat([s.events for s in [*before, *after]])
+    assert sorted([5, *range(0, 60, 2), 60]) == at(events)
+    assert (0, 0, 0, 0) == (using.late, using.after_idle, using.jumps, using.held)
+
+
+def test_an_absurd_first_event_is_refused_also_where_its_partition_was_idle():
+    """Silence confirms nothing."""
+    using = order(2)
+    idle = frozenset({1})
+    using.feed(block_of(columns(log(9_000), 1), idle=idle))
+    for t in range(0, 60, 2):
+        using.feed(block_of(columns(log(t), 0, t), idle=idle))
+    ordered = using.feed(block_of(columns(log(60, 61), 1, 1)))
+
+    assert [(0, 0)] == [(r.offset, r.row) for r in ordered.rejected]
+    using.finish()
+    assert (0, 0, 1, 0) == (using.late, using.after_idle, using.jumps, using.held)
 
 
 def test_a_gap_in_the_traffic_costs_no_event():
