@@ -6,14 +6,13 @@ Removal shifts the cluster back instead of leaving tombstones (Knuth, TAOCP 3, 6
 so a table that is added to and removed from for ever stays as fast as a fresh one.
 """
 
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
-from llvmlite import ir
-from numba import njit, types
-from numba.core import cgutils
-from numba.extending import intrinsic
+from numba import njit
+
+from stream.prefetch import prefetch as _prefetch
 
 I64 = npt.NDArray[np.int64]
 
@@ -38,30 +37,10 @@ def home(key: int, mask: int) -> np.int64:
     return np.int64(hashed >> np.uint64(32)) & mask  # the high half: there all bits of the key mix
 
 
-@intrinsic
-def _fetch(_context: Any, slots: Any, _i: Any) -> Any:
-    """Ask for the cache line of ``slots[i]`` without waiting for it (LLVM's `llvm.prefetch`)."""
-
-    def code(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        array = context.make_array(signature.args[0])(context, builder, arguments[0])
-        zero = context.get_constant(types.intp, 0)
-        place = cgutils.get_item_pointer(
-            context, builder, signature.args[0], array, [arguments[1], zero]
-        )
-        byte, number = ir.IntType(8).as_pointer(), ir.IntType(32)
-        kind = ir.FunctionType(ir.VoidType(), [byte, number, number, number])
-        prefetch = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0i8")
-        for_writing, keep, data = number(1), number(3), number(1)
-        builder.call(prefetch, [builder.bitcast(place, byte), for_writing, keep, data])
-        return context.get_dummy_value()
-
-    return types.void(slots, types.intp), code
-
-
 @njit("void(int64[:, ::1], int64)", cache=True, nogil=True)
 def prefetch(slots: I64, key: int) -> None:
     """Bring the slot of ``key`` into the cache, for a search some hundred cycles later."""
-    _fetch(slots, home(key, slots.shape[0] - 1))
+    _prefetch(slots, home(key, slots.shape[0] - 1), 0)
 
 
 @njit("int64(int64[:, ::1], int64)", cache=True, nogil=True)

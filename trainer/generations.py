@@ -15,11 +15,9 @@ from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
-from llvmlite import ir
-from numba import njit, types
-from numba.core import cgutils
-from numba.extending import intrinsic
+from numba import njit
 
+from stream.prefetch import prefetch
 from stream.state import State
 
 AHEAD: Final = 12  # look-ups whose rows are on their way from memory: some hundred nanoseconds
@@ -32,31 +30,12 @@ _LOWER = np.uint64(0xFFFFFFFF)
 _ONE = np.uint64(1)
 
 
-@intrinsic
-def _fetch(_context: Any, array: Any, _i: Any, _j: Any) -> Any:
-    """Ask for the cache line of ``array[i, j]`` without waiting for it (LLVM's `llvm.prefetch`)."""
-
-    def code(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        kind = signature.args[0]
-        view = context.make_array(kind)(context, builder, arguments[0])
-        zeros = [context.get_constant(types.intp, 0)] * (kind.ndim - 2)
-        place = cgutils.get_item_pointer(context, builder, kind, view, [*arguments[1:], *zeros])
-        byte, number = ir.IntType(8).as_pointer(), ir.IntType(32)
-        function = ir.FunctionType(ir.VoidType(), [byte, number, number, number])
-        prefetch = cgutils.get_or_insert_function(builder.module, function, "llvm.prefetch.p0i8")
-        for_reading, keep, data = number(0), number(3), number(1)
-        builder.call(prefetch, [builder.bitcast(place, byte), for_reading, keep, data])
-        return context.get_dummy_value()
-
-    return types.void(array, types.intp, types.intp), code
-
-
 @njit(cache=True, nogil=True)
 def fetch_index(index: Any, key: Any) -> None:
     """Have the place of ``key`` in the index brought to the cache, for `fetch_row` later on."""
     slot = np.int64(key & np.uint64(index.shape[1] - 1))
-    _fetch(index, 0, slot)
-    _fetch(index, 1, slot)
+    prefetch(index, 0, slot)
+    prefetch(index, 1, slot)
 
 
 @njit(cache=True, nogil=True)
@@ -65,7 +44,7 @@ def fetch_row(index: Any, rows: Any, generation: int, key: Any) -> None:
     slot = key & np.uint64(index.shape[1] - 1)
     held = index[generation, slot]
     if held & _UPPER == key & _UPPER and held != 0:  # the first place is right most of the time
-        _fetch(rows, generation, np.int64(held & _LOWER) - 1)
+        prefetch(rows, generation, np.int64(held & _LOWER) - 1)
 
 
 @njit(cache=True, nogil=True)
