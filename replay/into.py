@@ -30,7 +30,7 @@ class Replayed:
     messages: int = 0
     first_ms: int | None = None  # event times; None: nothing
     last_ms: int | None = None
-    stopped: bool = False  # a wait was broken off: more was to come
+    stopped: bool = False  # it was broken off: more was to come
 
     def to_json(self) -> dict[str, int | bool | None]:
         """Return the counts by name."""
@@ -45,12 +45,14 @@ def replay_into(
     per_message: int = 1,
     pacer: Pacer | None = None,
     on_rejected: Callable[[Rejected], None] = lambda letter: None,
+    stopped: Callable[[], bool] = lambda: False,
 ) -> Replayed:
     """Append ``lines`` to the topics ``impressions`` and ``feedback``; return what was written.
 
     A user's events go to the partition of the same number in both, by the hash of the user's id.
     Messages hold ``per_message`` events of one partition; what is held is written before a wait and
-    at the end. Without a ``pacer`` nothing waits. Holds at most a message a partition.
+    at the end. Without a ``pacer`` nothing waits. Before each line ``stopped`` is asked whether to
+    break off. Holds at most a message a partition.
     """
     if partitions < 1 or per_message < 1:
         raise InputError("partitions and per_message are at least 1.")
@@ -64,6 +66,9 @@ def replay_into(
         held.clear()
 
     for line in lines:
+        if stopped():
+            done.stopped = True
+            break
         if isinstance(line, Rejected):
             done.rejected += 1
             on_rejected(line)
