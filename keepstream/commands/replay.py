@@ -5,7 +5,6 @@ import math
 import threading
 import time
 from dataclasses import replace
-from itertools import takewhile
 from pathlib import Path
 from typing import TextIO
 
@@ -15,20 +14,20 @@ from keepstream.commands.command import (
     add_config,
     config_of,
     print_json,
-    say,
 )
 from keepstream.commands.training import add_run, train_and_tell
+from keepstream.commands.writing import add_append, open_log
 from keepstream.config import Config
 from keepstream.inputs import Bounded, lines_of, opener, time_ms
 from keepstream.signals import Interruption
 from replay.into import replay_into
 from replay.pace import Pace, Pacer
 from replay.simulate import TOPICS
+from stream.deadletters import DeadLetterFile
 from stream.events import EventSchema
-from stream.filelog import create_topic
 from stream.filelog_writer import FileLogWriter, LogWriterConfig
 from stream.position import Position
-from stream.source import Source
+from stream.source import Rejected, Source
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -81,6 +80,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--partitions", type=int, default=1, metavar="N", help="with --into: of each topic (1)"
     )
+    add_append(parser)
     add_run(parser)
 
 
@@ -122,29 +122,43 @@ def replay(args: argparse.Namespace, out: TextIO) -> int:
 
 
 def _into(args: argparse.Namespace, config: Config, out: TextIO) -> int:
+    if args.into.resolve() in {path.resolve() for path in args.input}:
+        raise UsageError(
+            f"--into {args.into} is what --input reads: it would never end. Name another log."
+        )
     lines = lines_of(config, args.input, from_ms=args.from_ms, until_ms=args.until_ms)
-    for topic in TOPICS:
-        create_topic(args.into, topic, args.partitions)
+    open_log(args.into, TOPICS, args.partitions, append=args.append)
+    letters: list[DeadLetterFile] = []  # opened by the first one: most logs need none
+    path = args.into / "deadletters.ndjson"
+
+    def keep(letter: Rejected) -> None:
+        if not letters:
+            letters.append(DeadLetterFile(path))
+        letters[0].extend([letter])
+
     wake = threading.Event()
     pacer = Pacer(args.speed, wake.wait, time.monotonic) if args.speed is not None else None
     settings = LogWriterConfig(fsync=config.log.fsync)
     with FileLogWriter(args.into, settings) as writer, Interruption() as interruption:
         interruption.then(wake.set)
         replayed = replay_into(
-            takewhile(lambda _: not wake.is_set(), lines),
+            lines,
             writer,
             partitions=args.partitions,
             per_message=args.per_message,
             pacer=pacer,
-            on_rejected=lambda letter: say(letter.detail),
+            on_rejected=keep,
+            stopped=wake.is_set,
         )
-    replayed.stopped |= wake.is_set()
+    for file in letters:
+        file.flush()
     if args.json:
         print_json(replayed.to_json(), out)
     else:
         print(
             f"{args.into}: {replayed.impressions:,} impressions and {replayed.feedback:,} feedback "
-            f"in {replayed.messages:,} messages; {replayed.rejected:,} rejected."
+            f"in {replayed.messages:,} messages; {replayed.rejected:,} rejected"
+            + (f" (`keepstream deadletters {args.into}` shows them)." if letters else ".")
             + (" Stopped before the end." if replayed.stopped else ""),
             file=out,
         )

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from keepstream.commands.command import Command, UsageError, print_json, say
+from keepstream.commands.writing import add_append, open_log
 from replay.simulate import TOPICS, Chaos, Simulation
 from replay.world import World, WorldConfig
-from stream.filelog import create_topic
 from stream.filelog_writer import FileLogWriter
 from stream.position import Partition
 
@@ -24,6 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--into", type=Path, metavar="LOG", help="a file log: topics impressions, feedback"
     )
     to.add_argument("--out", type=Path, metavar="FILE.ndjson", help="or one file of NDJSON")
+    add_append(parser)
     parser.add_argument(
         "--impressions", type=int, default=200_000, metavar="N", help="how many are shown (200000)"
     )
@@ -102,7 +103,8 @@ def simulate(args: argparse.Namespace, out: TextIO) -> int:
 
 
 def _world(args: argparse.Namespace) -> dict[str, Any]:
-    known = {f.name: f.type for f in fields(WorldConfig)}
+    known = {f.name: f.type for f in fields(WorldConfig) if f.type in (int, float)}
+    del known["seed"]  # an argument of its own, as impressions is
     given: dict[str, Any] = {}
     for setting in args.world:
         key, equals, text = setting.partition("=")
@@ -111,18 +113,22 @@ def _world(args: argparse.Namespace) -> dict[str, Any]:
                 f"--world {setting}: expected one of {', '.join(sorted(known))}, =number"
             )
         try:
-            given[key] = int(text) if known[key] in (int, "int") else float(text)
+            given[key] = int(text) if known[key] is int else float(text)
         except ValueError as error:
             raise UsageError(f"--world {setting}: {text!r} is no number of its kind") from error
+        if not -_MOST < given[key] < _MOST:
+            raise UsageError(f"--world {setting}: a number of that size makes no world")
     return given
+
+
+_MOST = 1e15  # below which every number, a time in milliseconds too, is exact
 
 
 def _appender(args: argparse.Namespace, stack: ExitStack) -> Callable[[Partition, bytes], object]:
     if args.out is not None:
         file = stack.enter_context(args.out.open("xb"))
         return lambda partition, value: file.write(value)
-    for topic in TOPICS:
-        create_topic(args.into, topic, args.partitions)
+    open_log(args.into, TOPICS, args.partitions, append=args.append)
     writer: FileLogWriter = stack.enter_context(FileLogWriter(args.into))
     return writer.append
 

@@ -368,6 +368,6 @@ def test_a_writer_that_has_the_log_keeps_others_out(place, files, tmp_path, caps
     with FileLogWriter(root) as writer:
         writer.append(Partition("impressions", 0), b"")
         said = told("replay", "--config", folder / "keepstream.toml", "--input",
-                    files / "good.parquet", "--into", root, code=1)  # fmt: skip
+                    files / "good.parquet", "--into", root, "--append", code=1)  # fmt: skip
 
     assert "LogLocked" == said["error"]
