@@ -138,12 +138,13 @@ def _run(
             saved[:] = [checkpoint]
             ahead.saved(True)
 
-        def on_failed(error: OSError) -> None:
+        def on_failed(error: BaseException) -> None:
             ahead.saved(False)
-            say(
-                f"{folder.checkpoints}: a checkpoint could not be written ({error}). Training goes "
-                "on, and the last one stays in force: make room."
-            )
+            if isinstance(error, OSError):  # any other comes out of the saver and ends the run
+                say(
+                    f"{folder.checkpoints}: a checkpoint could not be written ({error}). Training "
+                    "goes on, and the last one stays in force: make room."
+                )
 
         saver = Saver(
             checkpoints,

@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any
 
 from stream.state import State
@@ -18,13 +19,14 @@ class Saver:
         about: Mapping[str, Any],
         *,
         saved: Callable[[Checkpoint], None],
-        failed: Callable[[OSError], None],
+        failed: Callable[[BaseException], None],
         written: Callable[[State], None],
     ) -> None:
         """Save into ``checkpoints``; ``about`` goes into every manifest.
 
         From the writing thread ``saved`` or ``failed`` is told how it went, and then ``written``
-        gets the learner's state back, which nobody reads any more.
+        gets the learner's state back, which nobody reads any more. What ``failed`` is told, the
+        next `save` or `wait` raises, unless it is an `OSError` of the disk.
         """
         self._checkpoints = checkpoints
         self._about = dict(about)
@@ -62,12 +64,15 @@ class Saver:
 
     def _write(self, state: State, about: Mapping[str, Any]) -> None:
         try:
-            checkpoint = self._checkpoints.write(state, about)
-        except OSError as error:
-            self._failed(error)
+            try:
+                checkpoint = self._checkpoints.write(state, about)
+            except OSError as error:
+                self._failed(error)
+            else:
+                self._saved(checkpoint)
+            finally:
+                self._written(state["training"])
         except BaseException as error:  # noqa: BLE001  # it is raised again in the learner's thread
-            self._error = error
-        else:
-            self._saved(checkpoint)
-        finally:
-            self._written(state["training"])
+            self._error = error  # before `failed` is told: it lets the next save come
+            with suppress(Exception):  # the first error is the one to know
+                self._failed(error)

@@ -91,3 +91,35 @@ def test_a_state_that_cannot_be_written_ends_the_run(tmp_path):
     with pytest.raises(TypeError):
         saver.wait()
     saver.wait()
+
+
+def test_a_fault_is_told_so_that_the_next_save_comes_and_raises_it(tmp_path):
+    """Barriers wait for the checkpoint before them: untold, a fault would end them in silence."""
+    told = Told()
+    saver = told.saver(tmp_path)
+    training = {"weights": Path}
+    saver.save(barrier(), training, batches=1)
+    saver._writing.join()
+
+    assert [TypeError] == [type(error) for error in told.failed]
+    assert [training] == told.written
+    with pytest.raises(TypeError):
+        saver.save(barrier(), {}, batches=2)
+    assert [] == told.saved
+
+
+@pytest.mark.parametrize("which", ["saved", "written"])
+def test_a_fault_of_who_is_told_ends_the_run_too(which, tmp_path):
+    """It happens in the writing thread, where nobody would hear of it."""
+
+    def fault(given):
+        raise KeyError(which)
+
+    told = Told()
+    calls = {"saved": told.saved.append, "failed": told.failed.append, "written": lambda state: 0}
+    saver = Saver(Checkpoints(tmp_path), {}, **{**calls, which: fault})
+    saver.save(barrier(), {}, batches=1)
+
+    with pytest.raises(KeyError, match=which):
+        saver.wait()
+    assert [KeyError] == [type(error) for error in told.failed]
