@@ -138,6 +138,16 @@ def test_a_wait_that_is_broken_off_leaves_a_whole_log(table, log):
     assert len(found) == done.impressions < 300
 
 
+def test_a_replay_that_waits_for_nothing_can_be_broken_off_too(table, log):
+    """Ctrl-C must end it at the next line, not after the last file."""
+    asked = iter([False] * 10 + [True])
+
+    done = replay_into(parquet_lines(table, MAPPING), log[1], stopped=lambda: next(asked))
+
+    assert done.stopped
+    assert 10 == done.impressions + done.feedback == done.messages
+
+
 def test_messages_of_no_events_are_refused(log):
     """Nothing would ever be written."""
     with pytest.raises(InputError, match="at least 1"):
