@@ -100,10 +100,7 @@ def demo(args: argparse.Namespace, out: TextIO) -> int:
 
     """
     folder: Path = args.folder
-    if folder.exists() and not (folder / "keepstream.toml").exists() and any(folder.iterdir()):
-        raise UsageError(f"{folder} is there and no earlier demo's. Give --folder another.")
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
+    _begin(folder)
     path, log = folder / "keepstream.toml", folder / "log"
     path.write_text(_CONFIG, encoding="utf-8")
     command = [
@@ -132,7 +129,10 @@ def demo(args: argparse.Namespace, out: TextIO) -> int:
                 return Bounded(source, over=lambda: writer.poll() is not None)
 
             args.run, args.fresh, args.report = folder / "run", False, folder / "report.html"
-            train_and_tell(args, config, open_source, out, drain=True)
+            outcome = train_and_tell(args, config, open_source, out, drain=True)
+            if outcome.ended and writer.wait() != 0:
+                say(f"keepstream: {_failure(writer)} What it had written was learned.")
+                return 1
         finally:
             writer.terminate()
     say(f"Open {folder / 'report.html'} in a browser.")
@@ -145,8 +145,30 @@ def _wait_for_topics(writer: "subprocess.Popen[bytes]", log: Path, topics: tuple
             writer.wait(0.05)
         except subprocess.TimeoutExpired:
             continue
-        assert writer.stderr is not None
-        raise UsageError(f"the simulator failed: {writer.stderr.read().decode().strip()}")
+        raise UsageError(_failure(writer))
+
+
+def _failure(writer: "subprocess.Popen[bytes]") -> str:
+    """Return a sentence on a simulator that has ended before its world did."""
+    assert writer.stderr is not None
+    said = writer.stderr.read().decode(errors="backslashreplace").strip()
+    return f"the simulator failed (exit code {writer.returncode}): {said or 'it said nothing.'}"
+
+
+def _begin(folder: Path) -> None:
+    """Make the folder a demo's, without an earlier one. Raises `UsageError` where others use it."""
+    mark = folder / ".keepstream-demo"
+    if folder.exists() and any(folder.iterdir()) and not mark.exists():
+        raise UsageError(
+            f"{folder} is there and no earlier demo's. Give --folder another, or empty it yourself."
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    mark.touch()
+    for name in ("log", "run"):
+        if (folder / name).exists():
+            shutil.rmtree(folder / name)
+    for name in ("report.html", "keepstream.toml"):
+        (folder / name).unlink(missing_ok=True)
 
 
 COMMAND = Command("demo", add_arguments, demo)

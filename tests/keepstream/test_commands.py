@@ -1,5 +1,7 @@
 """What commands do with what is there already: logs, folders, runs."""
 
+import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -10,6 +12,8 @@ from tests.keepstream.worlds import (
     configured,
     keepstream,
     messages,
+    passes,
+    started,
     told,
     write_log,
 )
@@ -101,3 +105,50 @@ def test_only_a_number_of_the_world_can_be_set(tmp_path, setting):
         said["message"].partition("expected")[2].replace(",", "").split()
     )
     assert not (tmp_path / "w.ndjson").exists()
+
+
+def test_what_the_demo_showed_can_be_replayed(tmp_path):
+    """The tour ends with a report, and with a log and a configuration to try things out with."""
+    folder = tmp_path / "demo"
+
+    live = told("demo", "--folder", folder, "--impressions", 5_000, "--seconds", 2, "--quiet")
+
+    assert "<svg" in (folder / "report.html").read_text("utf-8")
+    again = replay(folder, folder / "log")
+    assert 5_000 == live["examples"]
+    for name in ("examples_digest", "weights_digest", "examples", "counts"):
+        assert live[name] == again[name]
+
+
+def test_the_demo_deletes_what_a_demo_wrote_and_nothing_else(tmp_path):
+    """A folder with a configuration is somebody's work."""
+    folder = configured(tmp_path / "mine").parent
+    (folder / "log").mkdir()
+    (folder / "log" / "notes").touch()
+    demo = ("demo", "--folder", folder, "--impressions", 500, "--seconds", 0.1, "--quiet")
+
+    assert "no earlier demo" in told(*demo, code=2)["message"]
+    assert (folder / "log" / "notes").exists()
+
+    demo = ("demo", "--folder", tmp_path / "demo", *demo[3:])
+    told(*demo)
+    (tmp_path / "demo" / "mine.txt").touch()
+    (tmp_path / "demo" / "log" / "stray").touch()
+    assert 500 == told(*demo)["examples"]
+    assert (tmp_path / "demo" / "mine.txt").exists()
+    assert not (tmp_path / "demo" / "log" / "stray").exists()
+
+
+def test_a_simulator_that_fails_midway_fails_the_demo(tmp_path):
+    """Half a world looks like a whole one in the report: it must be said."""
+    call = ("--folder", tmp_path, "--impressions", 100_000, "--seconds", 300, "--json")
+    with started("demo", *call, "--quiet") as process:
+        while not list(tmp_path.glob("log/impressions/0/*.log")) and process.poll() is None:
+            passes(process, 0.05)
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text()
+        os.kill(int(children.split()[0]), signal.SIGTERM)
+        out, err = process.communicate(timeout=60)
+
+    assert 1 == process.returncode, err
+    assert "the simulator failed (exit code -15)" in err
+    assert 1 == len(out.splitlines())
