@@ -103,6 +103,12 @@ class Checkpoint:
             if _digest(path) != said["xxh3_128"]:
                 raise CheckpointCorrupt(self.path, f"{name} does not match its digest")
 
+    def looks_whole(self) -> bool:
+        """Return whether every file is there and as long as the manifest says: `verify`, unread."""
+        files = self.manifest["files"].items()
+        paths = [(self.path / name, said["bytes"]) for name, said in files]
+        return all(path.is_file() and path.stat().st_size == size for path, size in paths)
+
     def load(self) -> State:
         """Verify, then read the state."""
         self.verify()
@@ -208,7 +214,14 @@ class Checkpoints:
         return sorted(p for p in found if p.name.removeprefix(_PREFIX).isdecimal())
 
     def _prune(self) -> None:
-        for path in self.folders()[: -self._keep]:
+        """Delete what is older than the newest ``keep`` that are sound, as far as a look tells.
+
+        A newer one that is not sound stays, for a person to see; it counts for nothing.
+        """
+        kept = [c.path for c in self if c.looks_whole()][-self._keep :]
+        for path in self.folders():
+            if not kept or path == kept[0]:
+                break
             doomed = path.with_name(f".deleting-{path.name}")  # never a half-deleted checkpoint
             path.rename(doomed)
             shutil.rmtree(doomed)

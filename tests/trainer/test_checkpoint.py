@@ -1,5 +1,6 @@
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -89,6 +90,26 @@ def test_only_the_newest_are_kept(checkpoints: Checkpoints) -> None:
     checkpoints.write(STATE, {"batches": 4})
 
     assert [2, 3, 4] == [c.number for c in checkpoints]
+
+
+@pytest.mark.parametrize("name", ["arrays.safetensors", "state.json", "manifest.json"])
+@pytest.mark.parametrize("harm", [_truncate, Path.unlink])
+def test_what_is_corrupt_does_not_count_as_kept(
+    checkpoints: Checkpoints, name: str, harm: Callable[[Path], None]
+) -> None:
+    """Else the next write would delete the good ones, and leave those that nobody can use."""
+    for folder in checkpoints.folders()[1:]:
+        harm(folder / name)
+    Checkpoints(checkpoints.root, keep=2).write(STATE, {"batches": 4})
+
+    assert [1, 2, 3, 4] == [int(f.name[-8:]) for f in checkpoints.folders()]
+    harm(checkpoints.folders()[-1] / name)
+    latest = checkpoints.latest()
+    assert latest is not None
+    assert 1 == latest[0].number
+    for batches in (5, 6):
+        Checkpoints(checkpoints.root, keep=2).write(STATE, {"batches": batches})
+    assert [5, 6] == [int(f.name[-8:]) for f in checkpoints.folders()]
 
 
 def test_a_number_is_never_used_twice(checkpoints: Checkpoints) -> None:
