@@ -3,6 +3,7 @@
 import contextlib
 import fcntl
 import os
+import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -225,14 +226,25 @@ class _Tail:
                 offset = first + found.starts.size
                 raise LogDamaged(
                     f"{path} is damaged at byte {found.end:,} (offset {offset}): "
-                    f"whole records follow at byte {again:,}. Restore it from a copy, or let "
-                    "skip_damage begin a new segment: what lies behind the damage is lost."
+                    f"whole records follow at byte {again:,}. Restore it from a copy, or begin a "
+                    "new segment, which loses what lies behind the damage: "
+                    + _skipping(self._folder)
                 )
         self._file = os.open(path, os.O_WRONLY)
         os.ftruncate(self._file, found.end)
         os.lseek(self._file, found.end, os.SEEK_SET)
         os.fsync(self._file)  # what readers have seen must not vanish later
         self.next, self._size = first + found.starts.size, found.end
+
+
+def _skipping(folder: Path) -> str:
+    """Return the command line that calls `skip_damage` for the partition in ``folder``."""
+    topic, number = folder.parent.name, int(folder.name)
+    root = str(folder.parent.parent.resolve())
+    call = f"skip_damage(Path({root!r}), Partition({topic!r}, {number}))"
+    imports = "from pathlib import Path; from stream.position import Partition"
+    code = f"{imports}; from stream.filelog_writer import skip_damage; {call}"
+    return f"python -c {shlex.quote(code)}"
 
 
 def _write(file: int, data: bytes) -> None:

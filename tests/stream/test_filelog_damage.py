@@ -1,5 +1,6 @@
 import os
 import random
+import shlex
 import signal
 import subprocess
 import sys
@@ -101,6 +102,25 @@ def test_damage_in_the_newest_segment_is_not_taken_for_a_torn_tail(place, tmp_pa
     offsets, letters = read(tmp_path)
     assert offsets == [0, 1, following, following + 1]
     assert [(r.reason, r.offset) for r in letters] == [("corrupt_frame", 2)]
+
+
+def test_the_command_that_a_damaged_log_names_lets_it_go_on(tmp_path):
+    """Advice that nobody can follow is none: what the message says is run as it stands."""
+    root = tmp_path / "it's a log"
+    write(root, 5, config=LogWriterConfig(fsync="never"))
+    damage(files(root)[0], record=2, place=20)
+    with pytest.raises(LogDamaged) as refused:
+        write(root, 1)
+
+    said = str(refused.value)
+    program, *rest = shlex.split(said[said.index("python -c") :])
+    assert "python" == program
+    subprocess.run([sys.executable, *rest], check=True, cwd=Path(__file__).parents[2])
+    write(root, 2, first=5)
+    offsets, letters = read(root)
+    assert [0, 1] == offsets[:2]
+    assert 4 == len(offsets)
+    assert ["corrupt_frame"] == [r.reason for r in letters]
 
 
 def test_a_resumed_run_tells_of_damage_once(tmp_path):
