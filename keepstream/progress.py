@@ -1,6 +1,7 @@
 """What a person sees while a model learns: a table that moves, or a line now and then."""
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Final, TextIO
@@ -43,7 +44,8 @@ class Snapshot:
 class Progress:
     """Shows snapshots on ``stream``: live where it is a terminal, else a plain line every 5 s.
 
-    Of a run in which nothing happens a line comes once a minute.
+    Of a run in which nothing happens a line comes once a minute. Where the stream breaks (nobody
+    reads it any more) it shows no more, and the run goes on.
 
     ``clock`` gives seconds that only go forward. ``update`` may be called after every batch: it
     asks for a snapshot only when one is due.
@@ -71,15 +73,22 @@ class Progress:
         make = snapshot if callable(snapshot) else lambda: snapshot
         self._pending = make
         if self._clock() >= self._due:
-            self._show(make())
+            self._try(make())
 
     def close(self) -> None:
         """Show the last snapshot and let go of the terminal; idempotent."""
-        if self._pending is not None:
-            self._show(self._pending())
+        if self._pending is not None and not self._quiet:
+            self._try(self._pending())
         if self._live is not None:
-            self._live.stop()
+            with suppress(OSError):
+                self._live.stop()
             self._live = None
+
+    def _try(self, snapshot: Snapshot) -> None:
+        try:
+            self._show(snapshot)
+        except OSError:
+            self._quiet = True
 
     def _show(self, snapshot: Snapshot) -> None:
         now, examples = self._clock(), int(snapshot.figures.get("examples", 0))

@@ -69,8 +69,8 @@ class RunFolder:
             path.unlink(missing_ok=True)
         self.letters.with_name(self.letters.name + ".1").unlink(missing_ok=True)
 
-    def claim(self, config: Config) -> None:
-        """Say that this folder belongs to ``config``; refuse where it belongs to another."""
+    def claim(self, config: Config, reads: Mapping[str, Any]) -> None:
+        """Say that this folder belongs to ``config`` and to what it ``reads``; refuse another's."""
         tables = config.as_tables()
         if self._config.exists():
             before = self._started_with()
@@ -80,8 +80,14 @@ class RunFolder:
                     f"{self.path}: this run was started with another configuration ({changed} "
                     "changed). Restore it, start over with --fresh, or give --run another folder."
                 )
+            if before["reads"] != reads:
+                raise ConfigError(
+                    f"{self.path}: this run was started over another input ({before['reads']}, now "
+                    f"{dict(reads)}): its place in that one is none in this. Name the same, start "
+                    "over with --fresh, or give --run another folder."
+                )
         else:
-            _write(self._config, {"digest": config.digest(), "tables": tables})
+            _write(self._config, {"digest": config.digest(), "tables": tables, "reads": reads})
 
     def write_result(self, result: Mapping[str, Any]) -> None:
         """Write ``result.json``, whole or not at all."""
@@ -92,7 +98,7 @@ class RunFolder:
             before = orjson.loads(self._config.read_bytes())
         except orjson.JSONDecodeError:
             before = None
-        if not isinstance(before, dict) or before.keys() != {"digest", "tables"}:
+        if not isinstance(before, dict) or before.keys() != {"digest", "tables", "reads"}:
             raise ConfigError(
                 f"{self._config} is damaged, so that nobody knows whose run this is. Start over "
                 "with --fresh, or give --run another folder."

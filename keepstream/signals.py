@@ -3,6 +3,7 @@
 import os
 import signal
 from collections.abc import Callable
+from contextlib import suppress
 from types import FrameType
 from typing import Any
 
@@ -38,6 +39,7 @@ class Interruption:
             raise KeyboardInterrupt
         self.received = signal.Signals(number)
         line = f"{self.received.name}: finishing the batches that were read; again to quit now.\n"
-        os.write(2, line.encode())  # print is not for handlers: it may be what was interrupted
+        with suppress(OSError):  # nobody reads it any more
+            os.write(2, line.encode())  # print is not for handlers: it may be what was interrupted
         if self._stop is not None:
             self._stop()

@@ -2,7 +2,7 @@
 
 import resource
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -77,6 +77,7 @@ def run(
     open_source: OpenSource,
     folder: RunFolder,
     *,
+    reads: Mapping[str, Any],
     keep: bool,
     drain: bool,
     progress: Progress,
@@ -84,8 +85,10 @@ def run(
 ) -> Outcome:
     """Train on a source until it ends or is interrupted; go on from a checkpoint if there is one.
 
-    ``keep`` saves checkpoints into the folder. ``drain`` settles what waits when the source ends.
+    ``reads`` says what the source is, as far as a run may go on only with the same. ``keep`` saves
+    checkpoints into the folder. ``drain`` settles what waits when the source ends.
     """
+    folder.claim(config, reads)
     with Interruption() as interruption:
         return _run(config, open_source, folder, keep, drain, progress, say, interruption)
 
@@ -101,7 +104,6 @@ def _run(
     interruption: Interruption,
 ) -> Outcome:
     started = time.monotonic()
-    folder.claim(config)
     checkpoints = Checkpoints(folder.checkpoints, config.checkpoint.keep)
     resumed, state = _latest(checkpoints, say) or (None, None)
     position = Position.from_json(state["ingest"]["position"]) if state else Position()

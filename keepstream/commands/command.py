@@ -3,6 +3,7 @@
 import argparse
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
@@ -70,8 +71,9 @@ def config_of(args: argparse.Namespace) -> Config:
 
 
 def say(line: str) -> None:
-    """Say one line to a person, beside the output."""
-    print(line, file=sys.stderr, flush=True)
+    """Say one line to a person, beside the output; if nobody reads it, that ends nothing."""
+    with suppress(OSError):
+        print(line, file=sys.stderr, flush=True)
 
 
 def print_json(value: Any, out: TextIO) -> None:

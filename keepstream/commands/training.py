@@ -4,7 +4,7 @@ import argparse
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO
@@ -49,7 +49,13 @@ def run_folder(path: Path | None, *, fresh: bool) -> Iterator[RunFolder]:
 
 
 def train_and_tell(
-    args: argparse.Namespace, config: Config, open_source: OpenSource, out: TextIO, *, drain: bool
+    args: argparse.Namespace,
+    config: Config,
+    open_source: OpenSource,
+    out: TextIO,
+    *,
+    drain: bool,
+    reads: Mapping[str, Any] | None = None,
 ) -> Outcome:
     """Run the loop, write the report, print the result."""
     if args.report is not None and not args.report.parent.is_dir():
@@ -60,6 +66,7 @@ def train_and_tell(
             config,
             open_source,
             folder,
+            reads=reads or {},
             keep=args.run is not None,
             drain=drain,
             progress=progress,

@@ -1,4 +1,6 @@
 import io
+import os
+from contextlib import suppress
 from dataclasses import replace
 
 import pytest
@@ -111,6 +113,21 @@ def test_the_last_snapshot_is_always_shown():
         "0 examples",
         "12,000 examples",
     ]
+
+
+def test_a_run_whose_watcher_has_left_goes_on():
+    """A log collector that dies must not take a trainer with it."""
+    read, write = os.pipe()
+    out = os.fdopen(write, "w")
+    clock = Clock()
+    progress = Progress(out, clock)
+    os.close(read)
+    for i in range(100):
+        progress.update(replace(SNAPSHOT, events=i))
+        clock.now += 1
+    progress.close()
+    with suppress(BrokenPipeError):
+        out.close()
 
 
 def test_quiet_writes_nothing():

@@ -234,8 +234,8 @@ def test_a_log_whose_writer_was_killed_inside_an_append_is_followed_as_it_is_rep
     config, log = configured(tmp_path), tmp_path / "log"
     write_log(log, messages(2_000))
     run = ("train", "--config", config, "--log", log, "--run", tmp_path / "live", *QUICK, *OFTEN)
-    writing = ("simulate", "--into", log, "--impressions", 6_000, "--seconds", 6, "--json",
-               "--duplicates", 0.02, "--malformed", 0.01)  # fmt: skip
+    writing = ("simulate", "--into", log, "--append", "--impressions", 6_000, "--seconds", 6,
+               "--json", "--duplicates", 0.02, "--malformed", 0.01)  # fmt: skip
     with started(*run) as follower:
         for seed in (1, 2):
             with started(*writing, "--seed", seed) as writer:

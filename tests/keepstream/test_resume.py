@@ -2,11 +2,14 @@
 
 import json
 
+import pyarrow.parquet as pq
 import pytest
 
 from replay.simulate import Chaos
 from stream.filelog import create_topic
+from tests.keepstream.test_same_everywhere import PARQUET, table_of
 from tests.keepstream.worlds import (
+    CONFIG,
     configured,
     keepstream,
     messages,
@@ -154,6 +157,31 @@ def test_another_configuration_does_not_go_on_with_a_run(place):
     assert "model.learning_rate changed" in said["message"]
     assert replay(place, "run", "--set", "checkpoint.keep=5", "--set", "log.block_events=7")
     assert replay(place, "run", "--set", "model.learning_rate=0.5", "--fresh")["examples"] > 0
+
+
+def test_another_span_of_time_does_not_go_on_with_a_run(place):
+    """Events past --until were read and left out: a resumed run would never see them again."""
+    write_log(place / "log", messages(1_000))
+    until = ("--until", "2023-11-15T00:05")
+    first = replay(place, "run", *until)
+
+    said = replay(place, "run", code=2)
+
+    assert "over another input" in said["message"]
+    assert digests(first) == digests(replay(place, "run", *until))
+
+
+def test_another_table_does_not_go_on_with_a_run(place):
+    """A place in a table is a row: in another table that row is something else."""
+    table = table_of(messages(1_000, chaos=Chaos()))
+    config = configured(place, CONFIG + PARQUET)
+    for name, rows in (("a", table[:600]), ("b", table)):
+        pq.write_table(rows, place / f"{name}.parquet")
+    call = ("replay", "--config", config, "--run", place / "run", *OPTIONS, "--input")
+    told(*call, place / "a.parquet")
+
+    assert "over another input" in told(*call, place / "b.parquet", code=2)["message"]
+    assert 600 == told(*call, place / "a.parquet")["examples"]
 
 
 def test_a_run_killed_before_its_first_checkpoint_leaves_no_trace(place):
