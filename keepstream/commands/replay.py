@@ -18,7 +18,7 @@ from keepstream.commands.command import (
 from keepstream.commands.training import add_run, train_and_tell
 from keepstream.commands.writing import add_append, open_log
 from keepstream.config import Config
-from keepstream.inputs import Bounded, lines_of, opener, time_ms
+from keepstream.inputs import Bounded, lines_of, opener, reads_of, time_ms
 from keepstream.signals import Interruption
 from replay.into import replay_into
 from replay.pace import Pace, Pacer
@@ -117,7 +117,8 @@ def replay(args: argparse.Namespace, out: TextIO) -> int:
         woken = Bounded(source, on_close=closed.set)
         return Pace(woken, args.speed, sleep=closed.wait, now=time.monotonic)
 
-    outcome = train_and_tell(args, config, open_source, out, drain=True)
+    reads = reads_of(args.input, from_ms=args.from_ms, until_ms=args.until_ms)
+    outcome = train_and_tell(args, config, open_source, out, drain=True, reads=reads)
     return 0 if outcome.result["examples"] or not outcome.ended else 1
 
 
