@@ -10,13 +10,14 @@ from replay.errors import InputUnsorted, MappingError
 from replay.files import ParquetFiles, SortedRows, Table
 from replay.mapping import ParquetMapping
 from replay.rows import Clicked, RowReader
+from stream.events import EventSchema
 
 _BLOCK = 65_536  # rows a step: a few MB of the columns that feedback needs
 
 
 @dataclass(frozen=True)
 class Scan:
-    """What one pass over the time, label and id columns finds. 28 bytes a click."""
+    """What one pass over the columns that feedback needs finds. 28 bytes a click."""
 
     clicked: Clicked  # in the order of feedback time, then of the rows
     first: int  # the first row at or after ``from_ms``
@@ -28,17 +29,19 @@ def scan(
     files: ParquetFiles,
     mapping: ParquetMapping,
     reader: RowReader,
+    schema: EventSchema,
     from_ms: int | None,
     until_ms: int | None,
 ) -> Scan:
     """Find the feedback of ``table``, and the rows of the times asked for.
 
+    A row that is no impression of ``schema`` has no feedback: its dead letter tells of both.
     Raises `InputUnsorted` where a row is earlier than one before it, `MappingError` where none has
     a time.
     """
     found: list[Clicked] = []
     latest, first, until, dated = -1, table.size, 0, 0
-    for rows in table.rows(mapping.feedback_columns, 0, _BLOCK):
+    for rows in table.rows(reader.click_columns(schema), 0, _BLOCK):
         ts, good = reader.times(rows)
         # rows without a time have no say in order and bounds: they go with those before them
         steps = np.maximum.accumulate(np.where(good, ts, latest))
@@ -60,7 +63,7 @@ def scan(
         elif steps[0] < until_ms:
             until = rows.first + int(np.searchsorted(steps, until_ms))
         dated += int(good.sum())
-        found.append(reader.clicked(rows)[1])
+        found.append(reader.clicked(rows, schema)[1])
     if dated == 0:
         raise MappingError(
             f"No row of {files.where} has a time between 2001-09-09 and 2100 in {mapping.ts!r}: "

@@ -50,7 +50,7 @@ class ParquetSource:
         self._table: ParquetFiles | SortedRows = self._files
         if sort:
             self._table = time_order(self._files, mapping, self._reader)
-        found = scan(self._table, self._files, mapping, self._reader, from_ms, until_ms)
+        found = scan(self._table, self._files, mapping, self._reader, schema, from_ms, until_ms)
         self._clicked, self._until = found.clicked, found.until
         times = found.clicked.at_ms
         here = position or Position()

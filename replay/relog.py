@@ -65,7 +65,7 @@ def parquet_lines(
     files = ParquetFiles(paths)
     reader = RowReader(mapping, files)
     table: ParquetFiles | SortedRows = time_order(files, mapping, reader) if sort else files
-    bounds = scan(table, files, mapping, reader, from_ms, until_ms)
+    bounds = scan(table, files, mapping, reader, _NOTHING, from_ms, until_ms)
     waiting: list[tuple[int, int, LogLine]] = []
     number = count()
     # the feedback of earlier rows may fall into the time asked for
@@ -175,7 +175,7 @@ def _columns(mapping: ParquetMapping) -> list[str]:
 
 
 def _click_lines(mapping: ParquetMapping, reader: RowReader, rows: Rows) -> dict[int, LogLine]:
-    index, clicked = reader.clicked(rows)
+    index, clicked = reader.clicked(rows, _NOTHING)
     chosen = Rows(rows.first, rows.numbers[index], rows.batch.take(pa.array(index)))
     fields: dict[str, list[Any]] = {
         "impression_id": _impression_ids(mapping, chosen),

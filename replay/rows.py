@@ -1,7 +1,8 @@
 """Rows of a table as the impressions and the feedback of the stream, a column at a time."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Final
 
 import numpy as np
@@ -50,14 +51,14 @@ class Clicked:
 
 
 class RowReader:
-    """Reads rows as a mapping says. Holds nothing but the mapping.
+    """Reads rows as a mapping says. Holds nothing but the mapping and the table's footers.
 
     Raises `MappingError` where a column cannot be what the mapping makes of it.
     """
 
     def __init__(self, mapping: ParquetMapping, table: ParquetFiles) -> None:
         mapping.check_columns(table.schema.names, table.where)
-        self._mapping = mapping
+        self._mapping, self._table = mapping, table
         for role, column in mapping.roles.items():
             _check_kind(role, column, table.kind(column))
         self.time_unit = _unit(table, mapping.ts, mapping.ts_unit)
@@ -80,10 +81,15 @@ class RowReader:
         at_least = mapping.label_at_least
         return values > 0 if at_least is None else values >= at_least
 
-    def clicked(self, rows: Rows) -> tuple[I64, Clicked]:
+    def click_columns(self, schema: EventSchema) -> tuple[str, ...]:
+        """Return the columns that `clicked` reads, each once."""
+        judged = (column for column, _ in self._checks(schema))
+        return tuple(dict.fromkeys([*self._mapping.feedback_columns, *judged]))
+
+    def clicked(self, rows: Rows, schema: EventSchema) -> tuple[I64, Clicked]:
         """Return which rows are clicked, and their feedback.
 
-        Those whose time, ids or feedback time are not good are left out.
+        Those that are no impressions, or whose feedback time is not good, are left out.
         """
         index = np.flatnonzero(self.labels(rows))
         batch = rows.batch.take(pa.array(index))
@@ -93,6 +99,8 @@ class RowReader:
         user, no_id = ids_of(batch.column(self._mapping.user_id))
         at_ms, in_time = self._feedback_times(chosen, ts, impression)
         good = good & ok & (user != 0) & ~no_id & in_time
+        for column, faulty in self._checks(schema):
+            good = good & ~faulty(batch.column(column))
         value = np.full(len(index), np.nan, np.float32)
         if self._mapping.value is not None:
             value = _float32(numbers_of(batch.column(self._mapping.value)))
@@ -164,6 +172,24 @@ class RowReader:
             faults.add(no_ids, "wrong_type", f"{features[name]} holds a number with a fraction")
             events.lists[:, start : start + width] = lists
             start += width
+
+    def _checks(self, schema: EventSchema) -> list[tuple[str, Callable[[Any], Mask]]]:
+        """Return what else may make a row no impression, as `impressions` judges it.
+
+        Left out are columns whose kind admits no fault: clicks are found in a pass of their own,
+        which would have to read them.
+        """
+        mapping, kind = self._mapping, self._table.kind
+        ids = [mapping.request_id, mapping.scene, *(mapping.features[n] for n in schema.ids)]
+        numbers = [mapping.features[n] for n in schema.numbers]
+        lists = [(mapping.features[n], width) for n, width in schema.lists]
+        checks: list[tuple[str, Callable[[Any], Mask]]] = [(mapping.item_id, _no_item)]
+        checks += [(c, _no_id) for c in ids if c is not None and pa.types.is_floating(kind(c))]
+        checks += [(c, _too_large) for c in numbers if not _fits_float32(kind(c))]
+        for column, width in lists:
+            if pa.types.is_floating(kind(column).value_type):
+                checks.append((column, partial(_no_id_within, width=width)))
+        return checks
 
     def _impression_ids(self, rows: Rows) -> tuple[U64, Mask]:
         """Return impression ids (n,) and a mask of those that are there and are ids."""
@@ -291,6 +317,29 @@ def _lists(column: Any, width: int) -> tuple[U64, Mask]:  # a pyarrow array
     within = np.arange(kept.sum()) - np.repeat(np.cumsum(kept) - kept, kept)
     out[rows, within] = flat[starts[rows] + within]
     return out, np.bincount(rows[no_id[starts[rows] + within]], minlength=len(lengths)) > 0
+
+
+def _no_item(column: Any) -> Mask:  # a pyarrow array
+    ids, no_id = ids_of(column)
+    none: Mask = (ids == 0) | no_id
+    return none
+
+
+def _no_id(column: Any) -> Mask:  # a pyarrow array
+    return ids_of(column)[1]
+
+
+def _no_id_within(column: Any, width: int) -> Mask:  # a pyarrow array
+    return _lists(column, width)[1]
+
+
+def _too_large(column: Any) -> Mask:  # a pyarrow array
+    large: Mask = np.abs(numbers_of(column)) > _FLOAT32
+    return large
+
+
+def _fits_float32(kind: Any) -> bool:  # a pyarrow.DataType
+    return not bool(pa.types.is_float64(kind) or pa.types.is_decimal(kind))
 
 
 def _unit(table: ParquetFiles, column: str, declared: TimeUnit | None) -> TimeUnit:

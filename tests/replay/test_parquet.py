@@ -1,4 +1,5 @@
 import tempfile
+from decimal import Decimal
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from stream.events import FEEDBACK, IMPRESSION, EventColumns, EventSchema
 from stream.listsource import ListSource
 from stream.order import EventTimeOrder, OrderConfig
 from stream.position import Partition, Position
+from stream.source import Rejected
 from tests.replay.tables import SCHEMA, START, TABLE, assert_same, ordered, read, shown, write
 from tests.stream.source_contract import CHECKS, CLICKED, SHOWN
 from tests.stream.source_contract import SCHEMA as CONTRACT
@@ -230,6 +232,54 @@ def test_bad_rows_become_dead_letters_and_nothing_else_is_lost(tmp_path):
     assert b'"item":null' in rejected[1].raw
     assert events.offset[events.kind == IMPRESSION].tolist() == [7]
     assert np.isnan(events.numbers[events.kind == IMPRESSION, 0]).all()
+
+
+def _bad(column, value, kind=None):
+    """Return what spoils a third of the rows of a column."""
+
+    def spoil(columns):
+        values = columns[column].to_pylist()
+        values[::3] = [value] * len(values[::3])
+        return {**columns, column: pa.array(values, kind)}
+
+    return spoil
+
+
+@pytest.mark.parametrize(
+    ("spoil", "told_into"),
+    [
+        (_bad("item", None), True),
+        (_bad("item", ""), True),
+        (_bad("scene", 0.5), True),
+        (_bad("device", 1.5), False),
+        (_bad("price", 1e300), False),
+        (_bad("price", Decimal(10) ** 45, pa.decimal256(50)), False),
+        (_bad("tags", [1.0, 2.5], pa.list_(pa.float64())), False),
+    ],
+)
+def test_the_click_of_a_row_that_is_no_impression_goes_with_it(spoil, told_into, tmp_path):
+    """It would be an orphan, counted as if the log had lost its impression."""
+    columns = shown(60)
+    columns["price"] = pa.array([None] * 60, pa.float64())
+    columns["tags"] = pa.array([None] * 60, pa.list_(pa.float64()))
+    columns["scene"] = pa.array([1.0] * 60)
+    columns["click"] = pa.array([1] * 60)
+    path = write(tmp_path / "bad.parquet", spoil(columns))
+    source = ParquetSource(path, MAPPING, SCHEMA, block_events=7)
+
+    events, rejected = read(source)
+
+    impressions, clicks = (events.take(events.kind == k) for k in (IMPRESSION, FEEDBACK))
+    assert [*range(0, 60, 3)] == [r.offset for r in rejected]
+    assert sorted(impressions.impression) == sorted(clicks.impression)
+    assert 40 == len(clicks)
+    if told_into:
+        into = [*parquet_lines(path, MAPPING)]
+        letters = [line for line in into if isinstance(line, Rejected)]
+        assert [(r.offset, r.reason, r.detail) for r in rejected] == [
+            (r.offset, r.reason, r.detail) for r in letters
+        ]
+        assert 40 == sum(1 for x in into if getattr(x, "topic", "") == "feedback")
 
 
 def test_a_click_without_its_time_is_told_and_its_row_stays(tmp_path):
