@@ -1,6 +1,7 @@
 """A run's folder: its checkpoints, trace, dead letters, result and report."""
 
 import fcntl
+import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -107,10 +108,19 @@ class RunFolder:
 
 
 def _write(path: Path, value: Mapping[str, Any]) -> None:
-    """Write JSON, whole or not at all."""
+    """Write JSON, whole or not at all: 1 write aside, 2 sync, 3 rename, 4 sync the folder."""
     staged = path.with_suffix(".writing")
-    staged.write_bytes(orjson.dumps(value, option=orjson.OPT_INDENT_2))
-    staged.replace(path)
+    data = orjson.dumps(value, option=orjson.OPT_INDENT_2)
+    with staged.open("wb") as file:
+        file.write(data)  # 1
+        file.flush()
+        os.fsync(file.fileno())  # 2: a name must not reach the disk before what it names
+    staged.replace(path)  # 3
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)  # 4
+    finally:
+        os.close(folder)
 
 
 def _differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
