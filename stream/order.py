@@ -129,7 +129,7 @@ class EventTimeOrder:
             events = EventColumns.concat([self._doubted, events])
         at = events.ts.copy()
         verdict = np.full(len(events), _ACCEPTED, np.uint8)
-        doubted = _place(
+        late, after_idle, doubted = _place(
             events.partition,
             events.ts,
             gone,
@@ -138,10 +138,9 @@ class EventTimeOrder:
             np.array([self._lateness, self._max_jump, self._confirmations, self.watermark]),
             at,
             verdict,
-            counts := np.zeros(2, np.int64),
         )
-        self.late += int(counts[0])
-        self.after_idle += int(counts[1])
+        self.late += late
+        self.after_idle += after_idle
         events = events.with_at(at)
         if len(self._doubted) or doubted or not verdict.all():
             refused = events.take((verdict == _REFUSED) & ~gone)
@@ -264,43 +263,69 @@ def _place(
     limits: npt.NDArray[np.int64],  # lateness, max jump, confirmations, watermark
     at: npt.NDArray[np.int64],  # out, `ts` before
     verdict: npt.NDArray[np.uint8],  # out, `_ACCEPTED` throughout before
-    counts: npt.NDArray[np.int64],  # out: late, after idle
-) -> int:
-    """Place every event by its partition's clock; return how many are in doubt."""
-    max_jump, confirmations = limits[1], limits[2]
+) -> tuple[int, int, int]:
+    """Place every event by its partition's clock; count late, after idle, in doubt."""
+    lateness, max_jump, confirmations, watermark = limits[0], limits[1], limits[2], limits[3]
     run = np.zeros((clocks.size, confirmations), np.int64)  # first events, or a run of jumps
     length = np.zeros(clocks.size, np.int64)
-    first = np.zeros(confirmations, np.int64)
+    decided = np.zeros(confirmations, np.int64)  # the events whose turn it is, one or the first
+    late = after_idle = 0
     for i in range(ts.size + clocks.size):  # every event, then the end of every partition
-        n = 0  # first events that are decided now
+        n, start = 1, NEVER
         if i < ts.size:
             p = int(partition[i])
-            if clocks[p] != NEVER:
-                _take(i, p, ts, gone, clocks, limits, run, length, at, verdict, counts)
-                continue
-            run[p, length[p]] = i
-            length[p] += 1
-            verdict[i] = _IN_DOUBT
-            start = _agreed(ts, run[p], length[p], max_jump)
-            if start != NEVER or length[p] == confirmations:
-                n = length[p]
+            decided[0] = i
+            if clocks[p] == NEVER:
+                run[p, length[p]] = i
+                length[p] += 1
+                verdict[i] = _IN_DOUBT
+                start = _agreed(ts, run[p], length[p], max_jump)
+                if start == NEVER and length[p] < confirmations:
+                    continue
         else:
             p = i - ts.size
-            start = NEVER
-            if clocks[p] == NEVER and ended[p]:
-                n = length[p]
-        if n == 0:
-            continue
-        if start == NEVER:
-            start = _commonest(ts, run[p], n)
-        first[:n] = run[p, :n]
-        length[p] = 0
-        for k in range(n):
-            j = first[k]
-            if ts[j] - start > max_jump:
+            if clocks[p] != NEVER or not ended[p]:
+                continue
+        if clocks[p] == NEVER:  # the partition begins: its first events are judged together
+            n = length[p]
+            if start == NEVER:
+                start = _commonest(ts, run[p], n)
+            decided[:n] = run[p, :n]
+            length[p] = 0
+        for m in range(n):
+            j = decided[m]
+            if start != NEVER and ts[j] - start > max_jump:
                 verdict[j] = _REFUSED
+                continue
+            members = 1
+            if clocks[p] != NEVER and ts[j] - clocks[p] > max_jump:
+                if length[p] > 0 and abs(ts[j] - ts[run[p, 0]]) > max_jump:
+                    for k in range(length[p]):  # it disagrees: a new run
+                        verdict[run[p, k]] = _REFUSED
+                    length[p] = 0
+                run[p, length[p]] = j
+                length[p] += 1
+                if length[p] < confirmations:
+                    verdict[j] = _IN_DOUBT
+                    continue
+                members = length[p]  # confirmed: a gap in the traffic, not a wrong clock
             else:
-                _take(j, p, ts, gone, clocks, limits, run, length, at, verdict, counts)
+                for k in range(length[p]):
+                    verdict[run[p, k]] = _REFUSED
+            for k in range(members):
+                e = j if members == 1 else run[p, k]
+                verdict[e] = _ACCEPTED
+                if not gone[e]:
+                    place = ts[e]
+                    if clocks[p] != NEVER and place < clocks[p] - lateness:
+                        place = clocks[p] - lateness
+                        late += 1
+                    if place < watermark:
+                        place = watermark
+                        after_idle += 1
+                    at[e] = place
+                clocks[p] = max(clocks[p], ts[e])
+            length[p] = 0
 
     doubted = 0
     for p in range(clocks.size):
@@ -309,54 +334,7 @@ def _place(
                 verdict[run[p, k]] = _REFUSED
         if not ended[p]:
             doubted += length[p]
-    return doubted
-
-
-@njit(cache=True, nogil=True)
-def _take(
-    i: int,
-    p: int,
-    ts: npt.NDArray[np.int64],
-    gone: npt.NDArray[np.bool_],
-    clocks: npt.NDArray[np.int64],
-    limits: npt.NDArray[np.int64],
-    run: npt.NDArray[np.int64],  # (partitions, confirmations) the events of a run of jumps
-    length: npt.NDArray[np.int64],  # (partitions,) of the runs
-    at: npt.NDArray[np.int64],
-    verdict: npt.NDArray[np.uint8],
-    counts: npt.NDArray[np.int64],
-) -> None:
-    """Take event ``i`` of partition ``p``, whose start is decided."""
-    lateness, max_jump, confirmations, watermark = limits[0], limits[1], limits[2], limits[3]
-    members = 1
-    if clocks[p] != NEVER and ts[i] - clocks[p] > max_jump:
-        if length[p] > 0 and abs(ts[i] - ts[run[p, 0]]) > max_jump:  # it disagrees: a new run
-            for k in range(length[p]):
-                verdict[run[p, k]] = _REFUSED
-            length[p] = 0
-        run[p, length[p]] = i
-        length[p] += 1
-        if length[p] < confirmations:
-            verdict[i] = _IN_DOUBT
-            return
-        members = length[p]  # confirmed: a gap in the traffic, not a wrong clock
-    else:
-        for k in range(length[p]):
-            verdict[run[p, k]] = _REFUSED
-    for k in range(members):
-        j = i if members == 1 else run[p, k]
-        verdict[j] = _ACCEPTED
-        if not gone[j]:
-            place = ts[j]
-            if clocks[p] != NEVER and place < clocks[p] - lateness:
-                place = clocks[p] - lateness
-                counts[0] += 1
-            if place < watermark:
-                place = watermark
-                counts[1] += 1
-            at[j] = place
-        clocks[p] = max(clocks[p], ts[j])
-    length[p] = 0
+    return late, after_idle, doubted
 
 
 @njit(cache=True, nogil=True)
