@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from keepstream.config import Config, ConfigError
+from keepstream.fingerprint import fingerprint
 from keepstream.wiring import OpenSource
-from replay.files import expand
 from replay.mapping import ParquetMapping
 from replay.ndjson import NdjsonSource
 from replay.parquet import ParquetSource
@@ -97,19 +97,17 @@ def opener(
     return open_source
 
 
-def reads_of(paths: Sequence[Path], *, from_ms: int | None, until_ms: int | None) -> dict[str, Any]:
-    """Return what a run that reads ``paths`` may go on with only if it is the same.
-
-    A place in a table is a row, so tables are told by name and size; files of lines and logs may
-    grow, and are told by their partitions.
-    """
-    reads: dict[str, Any] = {}
-    if kind_of(paths) == "parquet":
-        reads["files"] = [[path.name, path.stat().st_size] for path in expand(paths)]
-    for name, at_ms in (("from", from_ms), ("until", until_ms)):
-        if at_ms is not None:
-            reads[name] = at_ms
-    return reads
+def reads_of(
+    config: Config,
+    paths: Sequence[Path],
+    *,
+    from_ms: int | None = None,
+    until_ms: int | None = None,
+) -> dict[str, Any]:
+    """Return what a run that reads ``paths`` may go on with only if it is the same."""
+    _check_exist(paths)
+    reads = fingerprint(kind_of(paths), paths, config.log.topics)
+    return {**reads, "from": from_ms, "until": until_ms}
 
 
 def lines_of(

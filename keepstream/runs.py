@@ -11,6 +11,7 @@ from typing import IO, Any
 import orjson
 
 from keepstream.config import Config, ConfigError
+from keepstream.fingerprint import difference, merged
 
 
 class RunInUse(ConfigError):
@@ -71,24 +72,26 @@ class RunFolder:
         self.letters.with_name(self.letters.name + ".1").unlink(missing_ok=True)
 
     def claim(self, config: Config, reads: Mapping[str, Any]) -> None:
-        """Say that this folder belongs to ``config`` and to what it ``reads``; refuse another's."""
-        tables = config.as_tables()
-        if self._config.exists():
-            before = self._started_with()
-            if before["digest"] != config.digest():
-                changed = ", ".join(_differences(before["tables"], tables)) or "defaults"
+        """Say that this folder belongs to ``config`` and to what it ``reads``; refuse another's.
+
+        Without a checkpoint it is nobody's yet: what a start left that failed is forgotten.
+        """
+        before = self._started_with() if self._config.exists() else None
+        if before is not None:
+            known = before.get("reads", reads)
+            refused = _other_config(before, config) or _other_input(known, reads)
+            if refused is None:
+                if before.get("reads") != (now := merged(known, reads)):
+                    _write(self._config, {**before, "reads": now})
+                return
+            if any(self.checkpoints.glob("checkpoint-*")):
                 raise ConfigError(
-                    f"{self.path}: this run was started with another configuration ({changed} "
-                    "changed). Restore it, start over with --fresh, or give --run another folder."
+                    f"{self.path}: this run was started {refused}, start over with --fresh, or "
+                    "give --run another folder."
                 )
-            if before["reads"] != reads:
-                raise ConfigError(
-                    f"{self.path}: this run was started over another input ({before['reads']}, now "
-                    f"{dict(reads)}): its place in that one is none in this. Name the same, start "
-                    "over with --fresh, or give --run another folder."
-                )
-        else:
-            _write(self._config, {"digest": config.digest(), "tables": tables, "reads": reads})
+            self.clear()
+        started = {"digest": config.digest(), "tables": config.as_tables(), "reads": reads}
+        _write(self._config, started)
 
     def write_result(self, result: Mapping[str, Any]) -> None:
         """Write ``result.json``, whole or not at all."""
@@ -99,7 +102,7 @@ class RunFolder:
             before = orjson.loads(self._config.read_bytes())
         except orjson.JSONDecodeError:
             before = None
-        if not isinstance(before, dict) or before.keys() != {"digest", "tables", "reads"}:
+        if not isinstance(before, dict) or not before.keys() >= {"digest", "tables"}:
             raise ConfigError(
                 f"{self._config} is damaged, so that nobody knows whose run this is. Start over "
                 "with --fresh, or give --run another folder."
@@ -121,6 +124,20 @@ def _write(path: Path, value: Mapping[str, Any]) -> None:
         os.fsync(folder)  # 4
     finally:
         os.close(folder)
+
+
+def _other_config(before: Mapping[str, Any], config: Config) -> str | None:
+    if before["digest"] == config.digest():
+        return None
+    changed = ", ".join(_differences(before["tables"], config.as_tables())) or "defaults"
+    return f"with another configuration ({changed} changed). Restore it"
+
+
+def _other_input(before: Mapping[str, Any], now: Mapping[str, Any]) -> str | None:
+    found = difference(before, now)
+    if found is None:
+        return None
+    return f"over another input ({found}): a place in that one is none in this. Name the same"
 
 
 def _differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:

@@ -88,8 +88,8 @@ def run(
     ``reads`` says what the source is, as far as a run may go on only with the same. ``keep`` saves
     checkpoints into the folder. ``drain`` settles what waits when the source ends.
     """
-    folder.claim(config, reads)
     with Interruption() as interruption:
+        folder.claim(config, reads)
         return _run(config, open_source, folder, keep, drain, progress, say, interruption)
 
 

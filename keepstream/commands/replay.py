@@ -6,7 +6,7 @@ import threading
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 from keepstream.commands.command import (
     Command,
@@ -117,7 +117,9 @@ def replay(args: argparse.Namespace, out: TextIO) -> int:
         woken = Bounded(source, on_close=closed.set)
         return Pace(woken, args.speed, sleep=closed.wait, now=time.monotonic)
 
-    reads = reads_of(args.input, from_ms=args.from_ms, until_ms=args.until_ms)
+    def reads() -> dict[str, Any]:
+        return reads_of(config, args.input, from_ms=args.from_ms, until_ms=args.until_ms)
+
     outcome = train_and_tell(args, config, open_source, out, drain=True, reads=reads)
     return 0 if outcome.result["examples"] or not outcome.ended else 1
 

@@ -7,7 +7,7 @@ from typing import TextIO
 
 from keepstream.commands.command import Command, add_config, config_of
 from keepstream.commands.training import add_run, train_and_tell
-from keepstream.inputs import Bounded, opener
+from keepstream.inputs import Bounded, opener, reads_of
 from stream.events import EventSchema
 from stream.position import Position
 from stream.source import Source
@@ -52,7 +52,9 @@ def train(args: argparse.Namespace, out: TextIO) -> int:
         source = follow(schema, position)
         return Bounded(source, lambda: True) if args.until_end else source
 
-    train_and_tell(args, config, open_source, out, drain=False)
+    train_and_tell(
+        args, config, open_source, out, drain=False, reads=lambda: reads_of(config, [log])
+    )
     return 0
 
 

@@ -4,7 +4,7 @@ import argparse
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO
@@ -55,9 +55,12 @@ def train_and_tell(
     out: TextIO,
     *,
     drain: bool,
-    reads: Mapping[str, Any] | None = None,
+    reads: Callable[[], Mapping[str, Any]] = dict,
 ) -> Outcome:
-    """Run the loop, write the report, print the result."""
+    """Run the loop, write the report, print the result.
+
+    ``reads`` tells which input it is; asked only where the run is kept.
+    """
     if args.report is not None and not args.report.parent.is_dir():
         raise UsageError(f"--report {args.report}: there is no folder {args.report.parent}.")
     progress = Progress(sys.stderr, time.monotonic, quiet=args.quiet)
@@ -66,7 +69,7 @@ def train_and_tell(
             config,
             open_source,
             folder,
-            reads=reads or {},
+            reads=reads() if args.run is not None else {},
             keep=args.run is not None,
             drain=drain,
             progress=progress,

@@ -1,14 +1,19 @@
 """What commands do with what is there already: logs, folders, runs."""
 
 import os
+import shutil
 import signal
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 
+from replay.simulate import Chaos
 from stream.filelog import folder_of, partitions_of
 from stream.filelog_source import PartitionReader
+from tests.keepstream.test_same_everywhere import PARQUET, table_of
 from tests.keepstream.worlds import (
+    CONFIG,
     configured,
     keepstream,
     messages,
@@ -152,3 +157,94 @@ def test_a_simulator_that_fails_midway_fails_the_demo(tmp_path):
     assert 1 == process.returncode, err
     assert "the simulator failed (exit code -15)" in err
     assert 1 == len(out.splitlines())
+
+
+@pytest.fixture(scope="module")
+def table():
+    """Return a world as a table."""
+    return table_of(messages(1_000, chaos=Chaos()))
+
+
+def test_a_run_goes_on_with_its_own_table_wherever_it_lies(tmp_path, table):
+    """A row of one table is no place in another, were it of the same name and size."""
+    configured(tmp_path, CONFIG + PARQUET)
+    (tmp_path / "moved").mkdir()
+    a, b, moved = tmp_path / "a.parquet", tmp_path / "b.parquet", tmp_path / "moved" / "a.parquet"
+    pq.write_table(table, a)
+    pq.write_table(table[:600], b)
+    run = ("--run", tmp_path / "run")
+    first = replay(tmp_path, a, *run)
+
+    assert "it was a.parquet, and is b.parquet" in replay(tmp_path, b, *run, code=2)["message"]
+    pq.write_table(table[:600], moved)
+    assert "a.parquet is not what it was" in replay(tmp_path, moved, *run, code=2)["message"]
+    damaged = bytearray(a.read_bytes())
+    damaged[1_000] ^= 1
+    moved.write_bytes(damaged)
+    assert "a.parquet is not what it was" in replay(tmp_path, moved, *run, code=2)["message"]
+    a.replace(moved)
+    assert first["weights_digest"] == replay(tmp_path, moved, *run)["weights_digest"]
+    assert 600 == replay(tmp_path, b, *run, "--fresh")["examples"]
+
+
+def test_a_run_goes_on_with_its_own_log_however_it_grows(place):
+    """Another log of the same shape begins with another event; more events are no other log."""
+    run = ("--run", place / "run")
+    write_log(place / "other", messages(2_000, seed=1))
+    replay(place, place / "log", *run)
+
+    said = replay(place, place / "other", *run, code=2)["message"]
+    assert "feedback/0 begins with another record" in said
+    assert "--fresh" in said
+    said = replay(place, place / "log", *run, "--until", "2024-01-01", code=2)["message"]
+    assert "--until was not given, and is 1704067200000" in said
+    (place / "log").rename(place / "moved")
+    write_log(place / "moved", messages(10, seed=2))
+    assert replay(place, place / "moved", *run)["resumed"]
+
+
+def test_a_log_that_was_empty_is_known_from_its_first_event_on(place):
+    """A follower is started before there is anything to follow."""
+    log, run = place / "empty", ("--run", place / "run", "--until-end", "--quiet")
+    train = ("train", "--config", place / "keepstream.toml", *run, "--log")
+    write_log(log, {partition: [] for partition in messages(1)})
+    told(*train, log)
+    write_log(log, messages(400, seed=3))
+    told(*train, log)
+    assert told(*train, log)["resumed"]
+
+    assert "begins with another record" in told(*train, place / "log", code=2)["message"]
+
+
+def test_lines_that_became_more_are_the_same_file(place):
+    """Who appends to a file of events goes on with its run; another file of its name is another."""
+    values = [value for values in messages(400, chaos=Chaos()).values() for value in values]
+    (place / "e.ndjson").write_bytes(b"".join(values[:-1]))
+    run = ("--run", place / "run")
+    replay(place, place / "e.ndjson", *run)
+
+    (place / "e.ndjson").write_bytes(b"".join(values))
+    assert replay(place, place / "e.ndjson", *run)["resumed"]
+    (place / "e.ndjson").write_bytes(b"".join(values[1:]))
+    assert "e/0 begins with another" in replay(place, place / "e.ndjson", *run, code=2)["message"]
+
+
+def test_a_start_that_failed_claims_no_folder(tmp_path, table):
+    """A name spelt wrong in the configuration is put right, and the same command works."""
+    pq.write_table(table, tmp_path / "a.parquet")
+    run = ("--run", tmp_path / "run")
+    wrong = PARQUET.replace('user_id = "', 'user_id = "no_such_')
+    assert wrong != PARQUET
+    configured(tmp_path, CONFIG + wrong)
+    said = replay(tmp_path, tmp_path / "a.parquet", *run, code=2)
+    assert "no_such_" in said["message"]
+    (tmp_path / "run" / "deadletters.ndjson").write_bytes(b'{"deadletters":1,"turn":0}\n')
+
+    configured(tmp_path, CONFIG + PARQUET)
+    first = replay(tmp_path, tmp_path / "a.parquet", *run)
+
+    assert 1_000 == first["examples"]
+    assert not first["resumed"]
+    shutil.rmtree(tmp_path / "run" / "checkpoints")
+    assert 1_000 == replay(tmp_path, tmp_path / "a.parquet", *run, "--seed", 5)["examples"]
+    assert "train.seed changed" in replay(tmp_path, tmp_path / "a.parquet", *run, code=2)["message"]

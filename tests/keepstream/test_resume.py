@@ -134,12 +134,13 @@ def test_a_run_keeps_its_partitions(place, tmp_path, capsys):
     assert "--run another folder" in said["message"]
 
 
-def test_another_log_in_the_place_of_the_old_one_is_noticed(place):
-    """A position that lies behind the end of a log belongs to another log."""
-    write_log(place / "log", messages(2_000))
+def test_a_log_that_has_lost_its_end_is_noticed(place):
+    """It begins as before, but what was learned is not in it: nobody knows what comes next."""
+    log = messages(2_000)
+    write_log(place / "log", log)
     train(place, "run")
     (place / "log").rename(place / "old")
-    write_log(place / "log", messages(100))
+    write_log(place / "log", {partition: values[:2] for partition, values in log.items()})
 
     said = told("train", "--config", place / "keepstream.toml", "--log", place / "log",
                 "--until-end", "--run", place / "run", *OPTIONS, code=1)  # fmt: skip

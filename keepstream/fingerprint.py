@@ -1,0 +1,100 @@
+"""Tells one input from another, so that a run goes on only with the one it has begun to read."""
+
+from collections.abc import Mapping, Sequence
+from itertools import zip_longest
+from pathlib import Path
+from typing import Any
+
+from xxhash import xxh3_128_hexdigest
+
+from replay.files import expand
+from replay.lines import LineReader
+from replay.ndjson import partitions_of as file_partitions
+from stream.decode import MAX_LINE_BYTES
+from stream.filelog import folder_of, partitions_of
+from stream.filelog_source import PartitionReader
+from stream.position import Partition
+
+_HEAD_BYTES = 64 << 10  # of a table: its first rows, compressed
+
+
+def fingerprint(kind: str, paths: Sequence[Path], topics: Sequence[str]) -> dict[str, Any]:
+    """Return what tells an input from others of its ``kind``, wherever it lies.
+
+    A place in a table is a row: ``files`` are [name, bytes, digest of the first 64 KiB] each. Logs
+    and files of lines may grow, and their partitions are in the checkpoint: ``first`` is by
+    partition [offset, digest] of the first record, where there is one.
+    """
+    match kind:
+        case "parquet":
+            return {"files": [_file(path) for path in expand(paths)]}
+        case "ndjson":
+            files = file_partitions(expand(paths))
+            found = {str(p): _first_line(p, files[p]) for p in sorted(files)}
+        case _:
+            partitions = sorted(p for topic in topics for p in partitions_of(paths[0], topic))
+            found = {
+                str(p): _first(PartitionReader(folder_of(paths[0], p), p, None)) for p in partitions
+            }
+    return {"first": {partition: record for partition, record in found.items() if record}}
+
+
+def difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> str | None:
+    """Return in what two fingerprints are of different inputs; None where they may be of one.
+
+    >>> difference({"files": [["a", 1, "x"]]}, {"files": [["b", 1, "x"]]})
+    'it was a, and is b'
+    """
+    if ("files" in before) != ("files" in now):
+        return "one is of tables, the other is not"
+    for old, new in zip_longest(before.get("files", ()), now.get("files", ())):
+        if old is None or new is None or old[0] != new[0]:
+            return f"it was {_name(old)}, and is {_name(new)}"
+        if old != new:
+            return f"{new[0]} is not what it was: {old[1]:,} bytes then, {new[1]:,} now"
+    for key in ("from", "until"):
+        if before.get(key) != now.get(key):
+            return f"--{key} was {_time(before.get(key))}, and is {_time(now.get(key))}"
+    for partition, (offset, digest) in now.get("first", {}).items():
+        old_offset, old_digest = before.get("first", {}).get(partition, (offset, digest))
+        if offset == old_offset and digest != old_digest:  # a later one: retention
+            return f"{partition} begins with another record"
+    return None
+
+
+def merged(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the newest fingerprint of one input: what was not there before, is now."""
+    result = {**before, **now}
+    if "first" in result:
+        result["first"] = {**before.get("first", {}), **now.get("first", {})}
+    return result
+
+
+def _file(path: Path) -> list[Any]:
+    with path.open("rb") as file:
+        return [path.name, path.stat().st_size, xxh3_128_hexdigest(file.read(_HEAD_BYTES))]
+
+
+def _first_line(partition: Partition, path: Path) -> list[Any] | None:
+    if not path.is_file():
+        return None  # what comes through a pipe can be read but once
+    reader = LineReader(path, partition, 0, MAX_LINE_BYTES)
+    try:
+        return _first(reader)
+    finally:
+        reader.close()
+
+
+def _first(reader: LineReader | PartitionReader) -> list[Any] | None:
+    fetched = reader.fetch(1)
+    if fetched is None or not len(fetched.messages):
+        return None
+    return [int(fetched.offsets[0]), xxh3_128_hexdigest(fetched.messages[0])]
+
+
+def _name(file: Sequence[Any] | None) -> str:
+    return "no more" if file is None else str(file[0])
+
+
+def _time(at_ms: int | None) -> str:
+    return "not given" if at_ms is None else str(at_ms)
