@@ -241,36 +241,6 @@ class Prequential:
             "window": self._span(self._windows, newest[0], windows, None) if newest else {},
         }
 
-    def merge(self, other: "Prequential") -> None:
-        """Add what ``other`` has counted: another part of the stream, with requests of its own.
-
-        Its open requests and days end here. The AUC of a window or day is from then on that of
-        the pairs within a part; over all and by slice it is that of all pairs.
-
-        Raises:
-            MetricsError: the two are configured differently, or begin at different times.
-
-        """
-        if other.config != self.config or other._first_at != self._first_at:
-            raise MetricsError(
-                "metrics of different configurations or origins cannot be merged: begin both with "
-                "rows of the same time."
-            )
-        closed = other._closed()
-        self._rows += other._rows
-        self._clicks += other._clicks
-        used = self._scene + len(other._scenes)
-        into = np.arange(self._scene + self.config.max_scenes + 1)
-        into[self._scene : used] = self._scene_cells(np.array(other._scenes, np.uint64))
-        for c, k in enumerate(into.tolist()):
-            self._cells.sums[k] += other._cells.sums[c]
-            self._cells.hist[k] += other._cells.hist[c]
-            self._cells.requests[k] += closed.requests[c]
-            if closed.users is not None:
-                self._cells.users[k] += closed.users[c]
-        self._days.merge(other._days, closed.day_requests, closed.day_users)
-        self._windows.merge(other._windows, closed.window_requests, None)
-
     def state(self) -> State:
         """Return everything counted so far, and what is open."""
         return {

@@ -221,22 +221,6 @@ class Spans:
             won, pairs = won + float(more), pairs + float(of)
         return won, pairs
 
-    def merge(self, other: "Spans", requests: F64, users: F64 | None) -> None:
-        """Add another part's spans, with its sums of per-request and per-user AUC (W, A, 2)."""
-        for place in other.places():
-            if self.ids[place] > other.ids[place]:
-                continue  # older than all that are kept
-            if self.ids[place] < other.ids[place]:
-                self.ids[place] = other.ids[place]
-                for kept in (self.sums, self.pairs, self.requests, self.users):
-                    kept[place] = 0.0
-            self.sums[place] += other.sums[place]
-            for arm in range(self.sums.shape[1]):
-                self.pairs[place, arm] += other.auc_pairs(place, arm)
-            self.requests[place] += requests[place]
-            if users is not None:
-                self.users[place] += users[place]
-
     def state(self) -> State:
         """Return the spans; histograms as their filled bins."""
         fields = ("ids", "sums", "pairs", "requests", "users", "open_ids", "late")

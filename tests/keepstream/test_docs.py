@@ -186,7 +186,10 @@ def test_commands_that_a_page_shows_are_commands(page: Path) -> None:
 def test_configurations_that_a_page_shows_are_accepted(page: Path) -> None:
     """An example that is refused teaches the wrong thing."""
     for block in blocks(page, "toml"):
-        feature_schema(from_tables(tomllib.loads(block), str(page)))
+        tables = tomllib.loads(block)
+        config = from_tables(tables, str(page))
+        assert tables.keys() <= config.as_tables().keys()
+        assert feature_schema(config).id_fields
 
 
 def test_every_decision_has_its_three_parts_and_its_place_in_the_list() -> None:

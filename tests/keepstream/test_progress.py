@@ -122,10 +122,13 @@ def test_a_run_whose_watcher_has_left_goes_on():
     clock = Clock()
     progress = Progress(out, clock)
     os.close(read)
+    asked = []
     for i in range(100):
-        progress.update(replace(SNAPSHOT, events=i))
+        progress.update(lambda i=i: asked.append(i) or replace(SNAPSHOT, events=i))
         clock.now += 1
     progress.close()
+
+    assert asked  # it tried to show something, to nobody
     with suppress(BrokenPipeError):
         out.close()
 

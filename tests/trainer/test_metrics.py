@@ -246,27 +246,6 @@ def test_auc_of_a_group_is_exact(n):
     assert approx(brute_auc(p, y)) == auc(p, y)
 
 
-def test_merged_parts_equal_the_whole():
-    """Several trainers share a stream by user: their figures add up to those of one."""
-    r = rows(9, 600, span_ms=2 * HOUR)
-    r["user"] = r["request"] % np.uint64(7)
-    r["at_ms"][:8] = START  # both parts begin at the same time
-    parts = [feed(Prequential(SMALL), {k: v[r["request"] % 2 == h] for k, v in r.items()})
-             for h in (1, 0)]  # fmt: skip
-    r["user"] += (r["request"] % 2 * 100).astype(np.uint64)
-    whole = feed(Prequential(SMALL), r).summary()
-    parts[0].merge(parts[1])
-    merged = parts[0].summary()
-
-    for name in ("examples", "clicks", "auc", "requests"):
-        assert whole[name] == merged[name]
-    for name in ("logloss", "calibration", "auc_request", "auc_user"):
-        assert approx(whole[name]) == merged[name]
-    for ours, theirs in zip(whole["windows"], merged["windows"], strict=True):
-        assert ours["examples"] == theirs["examples"]
-        assert abs(ours["auc"] - theirs["auc"]) < 0.01  # pairs across the parts are not in it
-
-
 @pytest.mark.parametrize(
     ("column", "value", "says"),
     [
