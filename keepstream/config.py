@@ -15,6 +15,7 @@ import orjson
 from xxhash import xxh3_128
 
 from stream.join import JoinConfig
+from stream.kafka import PASSWORD, KafkaConfig
 from stream.order import OrderConfig
 from trainer.checkpoint import CheckpointConfig
 from trainer.features import FeatureConfig
@@ -24,9 +25,11 @@ from trainer.metrics import MetricsConfig
 from trainer.rehearsal import RehearsalConfig
 
 ENVIRONMENT = "KEEPSTREAM_"
+ELSEWHERE = ("log", "kafka", "checkpoint")  # tables of where things lie: they change no result
 
 T = TypeVar("T")
 
+_NO_SETTINGS = (PASSWORD, "KEEPSTREAM_TEST_BOOTSTRAP")  # the second is the tests' own
 _INPUT_KEYS = ("columns", "feedback", "features", "sort")  # their content is replay/mapping's
 
 
@@ -77,6 +80,7 @@ class Config:
 
     input: Mapping[str, Any] = field(default_factory=dict)  # how a file's columns map (replay/)
     log: LogConfig = field(default_factory=LogConfig)
+    kafka: KafkaConfig = field(default_factory=KafkaConfig)
     order: OrderConfig = field(default_factory=OrderConfig)
     join: JoinConfig = field(default_factory=JoinConfig)
     features: Mapping[str, Any] = field(default_factory=dict)  # the schema (trainer/schema.py)
@@ -119,7 +123,7 @@ class Config:
     def digest(self) -> str:
         """Return the digest of what decides the result: not where things lie or how often saved."""
         tables = self.as_tables()
-        for name in ("log", "checkpoint"):
+        for name in ELSEWHERE:
             del tables[name]
         return xxh3_128(orjson.dumps(tables, option=orjson.OPT_SORT_KEYS)).hexdigest()
 
@@ -145,13 +149,14 @@ def load(
             raise ConfigError(f"{path}: not readable as TOML: {error}") from error
     config = from_tables(tables, where=str(path or "configuration"))
     for name, text in sorted(environment.items()):
-        if name.startswith(ENVIRONMENT):
+        if name.startswith(ENVIRONMENT) and name not in _NO_SETTINGS:
             table, _, key = name.removeprefix(ENVIRONMENT).lower().partition("_")
             _set(tables, table, key, text, name)
             config = from_tables(tables, where=name)
     for setting in settings:
         place, equals, text = setting.partition("=")
         table, dot, key = place.strip().partition(".")
+        _check_not_secret(table, key, f"--set {place}")
         if not (equals and dot and key):
             raise ConfigError(f"--set {setting}: expected table.key=value, as train.seed=3")
         _set(tables, table, key, text.strip(), f"--set {setting}")
@@ -161,7 +166,20 @@ def load(
 
 def from_tables(tables: Mapping[str, Any], where: str = "configuration") -> Config:
     """Build the configuration from TOML tables."""
+    for table, keys in tables.items():
+        for key in keys if isinstance(keys, Mapping) else ():
+            _check_not_secret(table, key, where)
     return _build(Config, tables, where)
+
+
+def _check_not_secret(table: str, key: str, where: str) -> None:
+    """Refuse a password among the settings, which are kept and shown. Names no value."""
+    if (table, key) == ("kafka", "password"):
+        raise ConfigError(
+            f"{where}: a password is no setting, for settings are written into every run folder. "
+            f"Put it into the environment ({PASSWORD}), or into a file that "
+            "kafka.password_file names."
+        )
 
 
 def _set(tables: dict[str, Any], table: str, key: str, text: str, where: str) -> None:
@@ -207,8 +225,8 @@ def _value(hint: Any, value: Any, where: str) -> Any:
     origin = typing.get_origin(hint)
     if origin in (typing.Union, types.UnionType):
         options = [a for a in typing.get_args(hint) if a is not type(None)]
-        if value == "off" and len(options) < len(typing.get_args(hint)):
-            return None  # TOML has no null
+        if value in ("off", None) and len(options) < len(typing.get_args(hint)):
+            return None  # TOML has no null; what a run folder holds is JSON, which has
         return _value(options[0], value, where)
     if is_dataclass(hint):
         return _build(typing.cast(type[Any], hint), value, where)

@@ -10,7 +10,7 @@ from typing import IO, Any
 
 import orjson
 
-from keepstream.config import Config, ConfigError
+from keepstream.config import ELSEWHERE, Config, ConfigError
 from keepstream.fingerprint import difference, merged
 
 
@@ -142,7 +142,7 @@ def _other_input(before: Mapping[str, Any], now: Mapping[str, Any]) -> str | Non
 
 def _differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
     changed = []
-    for table in sorted(set(before) | set(after) - {"log", "checkpoint"}):
+    for table in sorted((set(before) | set(after)) - set(ELSEWHERE)):
         old, new = before.get(table) or {}, orjson.loads(orjson.dumps(after.get(table) or {}))
         changed += [f"{table}.{k}" for k in sorted({*old, *new}) if old.get(k) != new.get(k)]
-    return [c for c in changed if not c.startswith(("log.", "checkpoint."))]
+    return changed

@@ -62,11 +62,59 @@ def test_where_things_lie_does_not_change_what_a_run_is() -> None:
     assert from_tables({"train": {"seed": 1}}).digest() != one.digest()
 
 
+def test_where_kafka_is_does_not_change_what_a_run_is() -> None:
+    """A cluster may get another address, and a run may go on over it."""
+    kafka = {"bootstrap": "broker:9092", "security": "sasl_tls", "username": "me"}
+
+    assert from_tables({}).digest() == from_tables({"kafka": kafka}).digest()
+
+
+def test_a_password_is_no_setting_and_is_never_repeated(tmp_path: Path) -> None:
+    """Settings are kept in run folders and shown in reports: a secret among them would spread."""
+    secret = "hunter2-not-to-be-seen"
+    path = tmp_path / "k.toml"
+    path.write_text(f'[kafka]\npassword = "{secret}"\n')
+    for call in (
+        lambda: load(path, environment={}),
+        lambda: load(None, [f"kafka.password={secret}"], {}),
+    ):
+        with pytest.raises(ConfigError, match="KEEPSTREAM_KAFKA_PASSWORD") as refused:
+            call()
+        assert secret not in str(refused.value)
+
+    config = load(None, environment={"KEEPSTREAM_KAFKA_PASSWORD": secret})
+    assert secret not in repr(config)
+    assert secret not in str(config.as_tables())
+
+
+@pytest.mark.parametrize(
+    ("kafka", "said"),
+    [
+        ({"bootstrp": "a:1"}, "Did you mean 'bootstrap'?"),
+        ({"security": "ssl"}, "sasl_tls"),
+        ({"mechanism": "GSSAPI"}, "SCRAM-SHA-512"),
+        ({"read": "clicks"}, "examples"),
+        ({"lost": "ignore"}, "skip"),
+        ({"connect_s": 0}, "connect_s"),
+        ({"fetch_bytes": 0}, "fetch_bytes"),
+    ],
+)
+def test_a_wrong_setting_of_kafka_is_refused_with_the_next_move(
+    kafka: dict[str, object], said: str
+) -> None:
+    """Found before any broker is asked."""
+    with pytest.raises(ConfigError) as refused:
+        from_tables({"kafka": kafka}, "my.toml")
+
+    assert said in str(refused.value)
+
+
 def test_what_can_be_off_is_switched_off_by_a_word() -> None:
     """TOML has no null, and a number that means "off" would be a trap."""
     config = from_tables({"model": {"clip_norm": "off", "calibration_half_life": "off"}})
 
     assert (None, None) == (config.model.clip_norm, config.model.calibration_half_life)
+    assert config == from_tables(config.as_tables())
     with pytest.raises(ConfigError, match="batch_size"):
         from_tables({"train": {"batch_size": "off"}})
     with pytest.raises(ConfigError, match="calibration_half_life = 0"):
