@@ -5,7 +5,7 @@ Shapes: n events, F id features, D number features, L list positions (all list f
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Final
+from typing import Final, Self, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -58,25 +58,26 @@ class EventColumns:
     def __len__(self) -> int:
         return self.ts.size
 
-    def take(self, index: Index) -> "EventColumns":
+    def take(self, index: Index) -> Self:
         """Return the events at ``index`` (positions, a mask or a slice)."""
-        return EventColumns(**{f.name: getattr(self, f.name)[index] for f in fields(self)})
+        return type(self)(**{f.name: getattr(self, f.name)[index] for f in fields(self)})
 
-    def with_at(self, at: npt.NDArray[np.int64]) -> "EventColumns":
+    def with_at(self, at: npt.NDArray[np.int64]) -> Self:
         """Return these events with their place in the stream's order."""
         return replace(self, at=at)
 
-    @classmethod
-    def concat(cls, blocks: Sequence["EventColumns"]) -> "EventColumns":
-        """Return the events of ``blocks``, one after another; at least one block."""
+    @staticmethod
+    def concat(blocks: "Sequence[Columns]") -> "Columns":
+        """Return the events of ``blocks``, of one class, one after another; at least one block."""
+        first = blocks[0]
         if len(blocks) == 1:
-            return blocks[0]
-        return cls(
-            **{f.name: np.concatenate([getattr(b, f.name) for b in blocks]) for f in fields(cls)}
+            return first
+        return type(first)(
+            **{f.name: np.concatenate([getattr(b, f.name) for b in blocks]) for f in fields(first)}
         )
 
     @classmethod
-    def empty(cls, schema: EventSchema, n: int = 0) -> "EventColumns":
+    def empty(cls, schema: EventSchema, n: int = 0) -> Self:
         """Return ``n`` blank events of ``schema``: zeros, NaN and "absent"."""
         return cls(
             kind=np.zeros(n, np.uint8),
@@ -101,3 +102,6 @@ class EventColumns:
     def columns(self) -> dict[str, Array]:
         """Return the columns by name, as a checkpoint stores them."""
         return {f.name: getattr(self, f.name) for f in fields(self)}
+
+
+Columns = TypeVar("Columns", bound=EventColumns)

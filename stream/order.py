@@ -74,7 +74,7 @@ class EventTimeOrder:
         self._max_held = config.max_held
         self._schema = schema
         self._partitions = partitions
-        self._held = HeldEvents(schema, n)
+        self._held = HeldEvents(EventColumns.empty(schema), n)
         self._doubted = EventColumns.empty(schema)  # ahead of their clock, or before there is one
         self._gone = np.zeros(0, np.bool_)  # those of them that had their turn, and set clocks only
         self._clocks = np.full(n, NEVER, np.int64)
@@ -233,7 +233,7 @@ class EventTimeOrder:
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Continue exactly where ``state`` was taken."""
-        self._held = HeldEvents(self._schema, len(self._partitions))
+        self._held = HeldEvents(EventColumns.empty(self._schema), len(self._partitions))
         self._held.add(EventColumns(**{k: v.copy() for k, v in state["held"].items()}))
         self._doubted = EventColumns(**{k: v.copy() for k, v in state["doubted"].items()})
         self._gone = np.array(state["gone"], np.bool_)
