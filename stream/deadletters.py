@@ -4,7 +4,7 @@ import base64
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import orjson
 
@@ -32,6 +32,31 @@ class NotDeadLetters(Exception):
 
     def __init__(self, path: Path) -> None:
         super().__init__(f"{path} holds no dead letters: move it away, or name another file.")
+
+
+class DeadLetters(Protocol):
+    """Where letters go: a file, or a file and a topic."""
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Letters by reason."""
+        ...
+
+    def extend(self, letters: Iterable[Rejected]) -> None:
+        """Write ``letters`` behind those that are there."""
+        ...
+
+    def flush(self) -> None:
+        """Return when all letters are where nothing can take them away."""
+        ...
+
+    def state(self) -> State:
+        """Return how far they are written."""
+        ...
+
+    def restore(self, state: State) -> None:
+        """Go back to a state, so that a resumed run writes no letter twice."""
+        ...
 
 
 class DeadLetterFile:
@@ -70,7 +95,7 @@ class DeadLetterFile:
         size = 0
         for letter in letters:
             self._counts[letter.reason] = self._counts.get(letter.reason, 0) + 1
-            line = _encode(letter)
+            line = encode_letter(letter)
             if self._bytes + size + len(line) > self._max_bytes:
                 self._write(lines, size)
                 self._turn_over()
@@ -129,7 +154,7 @@ class DeadLetterFile:
             if part.exists():
                 with part.open("rb") as file:
                     for line in file:
-                        letter = _decode(line)
+                        letter = decode_letter(line)
                         if letter is not None:
                             yield letter
 
@@ -169,7 +194,7 @@ class DeadLetterFile:
                 if not line.endswith(b"\n"):
                     break
                 size += len(line)
-                letter = _decode(line)
+                letter = decode_letter(line)
                 if letter is not None:
                     letters += 1
                     counts[letter.reason] = counts.get(letter.reason, 0) + 1
@@ -177,7 +202,7 @@ class DeadLetterFile:
         if _turn_of(self._older_path) == turn - 1:
             with self._older_path.open("rb") as file:
                 for line in file:
-                    letter = _decode(line)
+                    letter = decode_letter(line)
                     if letter is not None:
                         older += 1
                         counts[letter.reason] = counts.get(letter.reason, 0) + 1
@@ -196,7 +221,8 @@ def _turn_of(path: Path) -> int | None:
             return None
 
 
-def _encode(letter: Rejected) -> bytes:
+def encode_letter(letter: Rejected) -> bytes:
+    """Return a letter as a line of JSON, its newline included."""
     content: dict[str, Any] = {
         "topic": letter.partition.topic,
         "partition": letter.partition.number,
@@ -213,8 +239,11 @@ def _encode(letter: Rejected) -> bytes:
     return orjson.dumps(content) + b"\n"
 
 
-def _decode(line: bytes) -> Rejected | None:
-    """Return the letter of a line; None for a head, and for a line that a crash cut off."""
+def decode_letter(line: bytes) -> Rejected | None:
+    """Return the letter of a line; None for a head, and for a line that a crash cut off.
+
+    Raises `KeyError` or `TypeError` where it is JSON of another kind.
+    """
     try:
         content = orjson.loads(line)
     except orjson.JSONDecodeError:

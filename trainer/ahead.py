@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import Final
 
-from stream.deadletters import DeadLetterFile
+from stream.deadletters import DeadLetters
 from stream.source import Source
 from trainer.ingest import Barrier, Counts, Ingest, Item
 
@@ -30,7 +30,7 @@ class Ahead:
         source: Source,
         ingest: Ingest,
         *,
-        letters: DeadLetterFile,
+        letters: DeadLetters,
         clock: Clock,
         barrier_every_s: float | None,
         drain: bool,
