@@ -32,6 +32,7 @@ class Block:
     rejected: tuple[Rejected, ...] = ()
     ended: frozenset[int] = frozenset()  # partitions (indices) that will never have more
     idle: frozenset[int] = frozenset()  # partitions with nothing up to here that may yet have more
+    later: frozenset[int] = frozenset()  # whose turn is after others have ended: hold nothing back
     names: Mapping[int, str] = field(default_factory=dict)  # new scene hash → its name
 
 

@@ -5,7 +5,7 @@ batches and the id map. It is a function of the logs alone, whatever blocks they
 whole state is a value (invariants 1 and 2).
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,8 +22,8 @@ from stream.source import Block, Rejected
 from stream.state import State
 from trainer.batch import Batch
 from trainer.batcher import Batcher
-from trainer.checkpoint import CheckpointError
 from trainer.features import Features
+from trainer.growth import places_of, renumbered
 from trainer.idmap import IdMap
 from trainer.rehearsal import Rehearsal
 from trainer.relative import relative_to_request
@@ -90,17 +90,6 @@ class Counts:
     pending: int
     held: int
     newest_ms: int  # the newest event read
-
-
-class OtherPartitions(CheckpointError):
-    """A state was taken while other partitions were read."""
-
-    def __init__(self, before: Sequence[str], now: Sequence[str]) -> None:
-        super().__init__(
-            f"The checkpoint was taken while {', '.join(before)} were read, and now there are "
-            f"{', '.join(now)}: a run keeps its partitions. Name the same ones (--input, "
-            "log.topics), or give --run another folder and train from the beginning."
-        )
 
 
 class Ingest:
@@ -347,18 +336,19 @@ class Ingest:
     def restore(self, state: State) -> None:
         """Go on from a saved state; the source is to be opened at `position`.
 
-        Raises `OtherPartitions` where the source has others than it had.
+        Its topics may have more partitions than they had. Raises `OtherPartitions` where anything
+        else is not as it was.
         """
-        here = [str(p) for p in self._partitions]
-        if state["partitions"] != here:
-            raise OtherPartitions(state["partitions"], here)
+        places = places_of(state["partitions"], [str(p) for p in self._partitions])
+        if places is not None:
+            state = renumbered(state, places)
         self.position = Position.from_json(state["position"])
         self._events = int(state["events"])
         self._rejected = int(state["rejected"])
         self._newest = int(state["newest"])
         self._scored = int(state["scored"])
         self.names = {int(k): str(v) for k, v in state["names"].items()}
-        self._order.restore(state["order"])
+        self._order.restore(state["order"], places)
         self._order.reopen()
         self._join.restore(state["join"])
         self._features.restore(state["features"])

@@ -13,7 +13,8 @@ from tests.trainer.parts import (
     shown,
     source,
 )
-from trainer.ingest import LearnItem, OtherPartitions, ScoreItem
+from trainer.growth import OtherPartitions
+from trainer.ingest import LearnItem, ScoreItem
 
 SETTINGS = config()
 
