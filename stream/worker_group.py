@@ -1,0 +1,349 @@
+"""The group of the workers: who works on which partitions. Faust carries it, and no message.
+
+Faust has the membership, the co-partitioned assignment, the leader, the web view, the metrics. The
+messages are read elsewhere, so its own consumer is paused on all partitions (docs/decisions).
+"""
+
+import asyncio
+import logging
+import signal
+import socket
+import ssl
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from typing import Any, Final, Protocol
+
+import faust
+from faust.assignor.leader_assignor import LeaderAssignor
+from faust.transport.drivers import aiokafka as driver
+from faust.types import TP
+from yarl import URL
+
+from stream.kafka import KafkaConfig, KafkaError, password
+from stream.position import Partition
+
+_NEVER_S: Final = 10 * 365 * 86_400.0  # Faust's consumer polls nothing, ever, and is to stay
+_SAY_AGAIN_S: Final = 30.0  # a client that cannot reach its broker says so ten times a second
+_STOP_S: Final = 10.0  # what stopping may take: a supervisor kills after about as long
+_LOGGERS: Final = ("faust", "mode", "aiokafka")
+_ORDINARY: Final = ("because it is rebalancing",)  # what they warn of, and is as it should be
+
+
+class WebPortTaken(KafkaError):
+    """The port of the web view is in use."""
+
+    def __init__(self, host: str, port: int, why: str) -> None:
+        super().__init__(
+            f"The web view cannot listen on {host}:{port}: {why}. Name a free port with --web-port,"
+            " or 0 for no web view."
+        )
+
+
+class Work(Protocol):
+    """What a member does with the partitions it is given. Calls come from several threads."""
+
+    def start(self, failed: Callable[[Exception], None]) -> None:
+        """Begin, with nothing assigned; ``failed`` is told, once, what ended it early."""
+        ...
+
+    def assign(self, numbers: frozenset[int]) -> None:
+        """Work on the partitions ``numbers`` of every topic, and on no other. Returns at once."""
+        ...
+
+    def release(self) -> None:
+        """Write what is in hand, then wait for `assign`: others may get what was assigned."""
+        ...
+
+    def stop(self) -> None:
+        """Write what is in hand, and end; returns within seconds."""
+        ...
+
+    def positions(self) -> Mapping[Partition, int]:
+        """Return the next offset to read of the partitions worked on, for displays of lag."""
+        ...
+
+    def status(self) -> dict[str, Any]:
+        """Return figures for the web view, JSON-ready."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class LeaderJob:
+    """Something that one worker of the group does, again and again."""
+
+    name: str
+    every_s: float
+    run: Callable[[], None]  # on a thread of its own; it sees to its own errors
+
+
+@dataclass(frozen=True, kw_only=True)
+class GroupConfig:
+    """Who this member is, and where its web view listens."""
+
+    name: str = "worker"  # as logs and the brokers' lists of members show it
+    web_host: str = "127.0.0.1"  # the view has no password: only this machine may look
+    web_port: int = 6066  # Faust's own default; 0: no web view
+    commit_s: float = 5.0  # how often displays of lag learn where it reads: a look takes as long
+
+
+class Group:
+    """One member of the group ``<kafka.group>-workers``.
+
+    Raises what the work raised, `KafkaError` where the member cannot start.
+    """
+
+    def __init__(
+        self,
+        kafka: KafkaConfig,
+        topics: Sequence[str],
+        work: Work,
+        config: GroupConfig,
+        say: Callable[[str], None],
+        leader_jobs: Sequence[LeaderJob] = (),
+    ) -> None:
+        self._kafka = kafka
+        self._topics = tuple(topics)
+        self._work = work
+        self._config = config
+        self._say = say
+        self._leader_jobs = leader_jobs
+
+    def run(self) -> None:
+        """Be a member until SIGINT or SIGTERM, or until the work fails."""
+        if self._config.web_port:
+            _check_port(self._config.web_host, self._config.web_port)
+        with _said_sparingly(self._say):
+            asyncio.run(self._run())
+
+    async def _run(self) -> None:
+        loop = asyncio.get_running_loop()
+        ending: asyncio.Future[Exception | None] = loop.create_future()
+
+        def end(reason: Exception | None) -> None:
+            if not ending.done():
+                ending.set_result(reason)
+
+        def interrupted(number: signal.Signals) -> None:
+            self._say(f"{number.name}: writing what is in hand, leaving the group")
+            end(None)
+
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, interrupted, number)
+        app = self._app()
+        self._work.start(lambda error: _call(loop, end, error))
+        starting = asyncio.ensure_future(app.start())
+        committing = asyncio.ensure_future(self._commit_again_and_again(app))
+        crashed = asyncio.ensure_future(app.wait_until_stopped())
+        try:
+            await asyncio.wait({starting, ending}, return_when=asyncio.FIRST_COMPLETED)
+            if starting.done():
+                starting.result()
+                await asyncio.wait({ending, crashed}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            committing.cancel()
+            await loop.run_in_executor(None, self._work.stop)
+            with suppress(TimeoutError):
+                await asyncio.wait_for(_commit(app, self._work.positions()), 1.0)
+            try:
+                await asyncio.wait_for(app.stop(), _STOP_S)
+            except TimeoutError:
+                self._say("the group did not let go in time: it will notice by itself")
+            starting.cancel()
+            crashed.cancel()
+            await asyncio.gather(starting, crashed, committing, return_exceptions=True)
+        reason = ending.result() if ending.done() else None
+        if reason is None and app.crashed:
+            reason = app.crash_reason
+        if reason is not None:
+            raise reason
+
+    def _app(self) -> Any:
+        kafka, config = self._kafka, self._config
+        servers = [server.strip() for server in kafka.bootstrap.split(",")]
+        app = _App(
+            f"{kafka.group}-workers",
+            autodiscover=False,
+            broker=";".join(f"aiokafka://{server}" for server in servers),
+            broker_client_id=f"keepstream-{config.name}",
+            broker_commit_interval=_NEVER_S,  # it has nothing to acknowledge
+            broker_credentials=_credentials(kafka),
+            broker_heartbeat_interval=kafka.session_s / 10,
+            broker_max_poll_interval=_NEVER_S,  # a paused member leaves the group after it
+            broker_request_timeout=max(30.0, kafka.session_s),
+            broker_session_timeout=kafka.session_s,
+            consumer_auto_offset_reset="earliest",
+            stream_processing_timeout=_NEVER_S,  # it would call its silence an error
+            stream_wait_empty=False,
+            table_standby_replicas=1,  # at 0 Faust assigns topics one by one, not co-partitioned
+            topic_allow_declare=False,
+            web_bind=config.web_host,
+            web_enabled=bool(config.web_port),
+            web_port=config.web_port or None,
+            web_stats_enabled=True,
+            LeaderAssignor=_leader_of(self._topics[0]),
+        )
+        app.in_worker = True
+        app.transport = _Transport([URL(f"aiokafka://{server}") for server in servers], app)
+        app.topics.add(app.topic(*self._topics, value_type=bytes, acks=False))
+        app.on_partitions_revoked.connect(self._revoked, weak=False)
+        app.on_partitions_assigned.connect(self._assigned, weak=False)
+
+        async def page(view: Any, request: Any) -> Any:
+            status = {"name": config.name, "leader": app.is_leader(), **self._work.status()}
+            return view.json(status)
+
+        app.page("/keepstream/", name="keepstream")(page)
+        for job in self._leader_jobs:
+            app.timer(job.every_s, on_leader=True, name=job.name)(_in_thread(job.run))
+        return app
+
+    async def _revoked(self, app: Any, revoked: set[TP], **_: Any) -> None:
+        if revoked:
+            await asyncio.get_running_loop().run_in_executor(None, self._work.release)
+
+    async def _assigned(self, app: Any, assigned: set[TP], **_: Any) -> None:
+        topics_of: dict[int, set[str]] = {}
+        for partition in assigned:
+            topics_of.setdefault(partition.partition, set()).add(partition.topic)
+        whole = frozenset(n for n, topics in topics_of.items() if len(topics) == len(self._topics))
+        if partly := sorted(topics_of.keys() - whole):
+            self._say(
+                f"partitions {partly} do not exist in all of {', '.join(self._topics)}: nobody can "
+                "join them. Give the topics the same number of partitions."
+            )
+        self._work.assign(whole)
+
+    async def _commit_again_and_again(self, app: Any) -> None:
+        while True:
+            await asyncio.sleep(self._config.commit_s)
+            await _commit(app, self._work.positions())
+
+
+class _App(faust.App):  # type: ignore[misc]  # Faust has no types
+    def _create_directories(self) -> None:
+        """Make none: there are no tables."""
+
+
+class _Listener(driver.ConsumerRebalanceListener):  # type: ignore[misc]  # Faust has no types
+    async def on_partitions_assigned(self, assigned: Any) -> None:
+        """Fetch nothing, ever: a paused partition is not read ahead."""
+        self._thread._ensure_consumer().pause(*assigned)
+        await super().on_partitions_assigned(assigned)
+
+
+class _Consumer(driver.Consumer):  # type: ignore[misc]  # Faust has no types
+    RebalanceListener = _Listener
+
+    async def _drain_messages(self, fetcher: Any) -> None:
+        """Hand on nothing: stand in for the loop that would."""
+        while not (self.should_stop or fetcher.should_stop):
+            await self.sleep(0.1)
+
+
+class _Transport(driver.Transport):  # type: ignore[misc]  # Faust has no types
+    Consumer = _Consumer
+
+
+def _leader_of(topic: str) -> type[LeaderAssignor]:
+    """Return who leads: the owner of the first partition, so that it takes no topic more."""
+
+    class Leader(LeaderAssignor):  # type: ignore[misc]  # Faust has no types
+        _leader_tp = TP(topic, 0)
+
+        async def on_start(self) -> None:
+            """Need no topic."""
+
+    return Leader
+
+
+def _in_thread(run: Callable[[], None]) -> Callable[[], Any]:
+    async def job() -> None:
+        await asyncio.get_running_loop().run_in_executor(None, run)
+
+    return job
+
+
+async def _commit(app: Any, positions: Mapping[Partition, int]) -> None:
+    """Commit what this member is assigned, for displays; what fails is committed the next time."""
+    thread = app.consumer._thread
+    consumer = thread._consumer
+    if consumer is None:
+        return
+    mine = consumer.assignment()
+    offsets = {
+        tp: driver.OffsetAndMetadata(offset, "")
+        for partition, offset in positions.items()
+        if (tp := driver.TopicPartition(partition.topic, partition.number)) in mine
+    }
+    if offsets:  # past Faust: it ends a worker whose commit fails
+        commit = asyncio.run_coroutine_threadsafe(consumer.commit(offsets), thread.thread_loop)
+        with suppress(Exception):
+            await asyncio.wrap_future(commit)
+
+
+def _call(
+    loop: asyncio.AbstractEventLoop, function: Callable[[Exception], None], error: Exception
+) -> None:
+    with suppress(RuntimeError):  # the loop has ended: nobody is there to be told
+        loop.call_soon_threadsafe(function, error)
+
+
+def _credentials(config: KafkaConfig) -> Any:
+    context = None
+    if "tls" in config.security:
+        context = ssl.create_default_context(cafile=config.tls_ca or None)
+        if config.tls_certificate:
+            context.load_cert_chain(config.tls_certificate, config.tls_key or None)
+    if "sasl" in config.security:
+        return faust.SASLCredentials(
+            username=config.username,
+            password=password(config),
+            ssl_context=context,
+            mechanism=config.mechanism,
+        )
+    return faust.SSLCredentials(context=context) if context else None
+
+
+def _check_port(host: str, port: int) -> None:
+    with socket.socket() as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind((host, port))
+        except OSError as error:
+            raise WebPortTaken(host, port, error.strerror or str(error)) from error
+
+
+class _Sparing(logging.Handler):
+    """Says a line of a library, and the same again only after half a minute."""
+
+    def __init__(self, say: Callable[[str], None]) -> None:
+        super().__init__(logging.WARNING)
+        self._say_line = say
+        self._said: dict[str, float] = {}  # by the line's template: as many as the libraries have
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if any(words in str(record.msg) for words in _ORDINARY):
+            return
+        now = time.monotonic()
+        template = f"{record.name} {record.msg}"
+        if now - self._said.get(template, -_SAY_AGAIN_S) >= _SAY_AGAIN_S:
+            self._said[template] = now
+            self._say_line(f"{record.name.partition('.')[0]}: {record.getMessage().strip()}")
+
+
+@contextmanager
+def _said_sparingly(say: Callable[[str], None]) -> Any:
+    loggers = [logging.getLogger(name) for name in _LOGGERS]
+    before = [(logger.handlers, logger.propagate, logger.level) for logger in loggers]
+    handler = _Sparing(say)
+    for logger in loggers:
+        logger.handlers, logger.propagate = [handler], False
+        logger.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        for logger, (handlers, propagate, level) in zip(loggers, before, strict=True):
+            logger.handlers, logger.propagate = handlers, propagate
+            logger.setLevel(level)
