@@ -169,6 +169,11 @@ class Bounded:
         """What its events carry."""
         return self._source.schema
 
+    @property
+    def grown(self) -> bool:
+        """Whether the source has ended because its topics have got new partitions."""
+        return bool(getattr(self._source, "grown", False))
+
     def __iter__(self) -> Iterator[Block]:
         over = False
         for block in self._source:

@@ -13,8 +13,9 @@ from keepstream.commands.command import UsageError, print_json, say
 from keepstream.config import Config
 from keepstream.progress import Progress
 from keepstream.report import render_report
+from keepstream.running import Around, Outcome, run
 from keepstream.runs import RunFolder
-from keepstream.wiring import OpenSource, Outcome, run
+from keepstream.wiring import OpenSource
 
 
 def add_run(parser: argparse.ArgumentParser) -> None:
@@ -56,6 +57,7 @@ def train_and_tell(
     *,
     drain: bool,
     reads: Callable[[], Mapping[str, Any]] = dict,
+    around: Around | None = None,
 ) -> Outcome:
     """Run the loop, write the report, print the result.
 
@@ -74,6 +76,7 @@ def train_and_tell(
             drain=drain,
             progress=progress,
             say=say,
+            around=around,
         )
         page = render_report({**outcome.result, "config": config.as_tables()})
         report = args.report or (folder.report if args.run is not None else None)
