@@ -83,6 +83,7 @@ class EventTimeOrder:
         )  # ms for which it has been at its end, bringing nothing
         self._idle = np.zeros(n, np.bool_)
         self._ended = np.zeros(n, np.bool_)
+        self._later = np.zeros(n, np.bool_)
         self._ticked = 0  # ms of silence of all since the last event
         self.watermark = NEVER  # every event before it has been let go
         self.late = 0  # came later than the lateness: placed at clock - lateness
@@ -102,6 +103,7 @@ class EventTimeOrder:
         came[block.events.partition] = True
         self._idle = self._mask(block.idle)
         self._ended = (self._ended & ~came) | self._mask(block.ended)
+        self._later = self._mask(block.later)
         rejected = self._place(block.events)
 
         if came.any():
@@ -170,7 +172,8 @@ class EventTimeOrder:
             yield Rejected(partition, offset, row, "time_jump", detail, b"")
 
     def _let_go(self, rejected: tuple[Rejected, ...]) -> Ordered:
-        active = ~self._ended & ~(self._idle & (self._silent >= self._idle_after))
+        idle = self._idle & (self._silent >= self._idle_after)
+        active = ~self._ended & ~self._later & ~idle
         watermark = NEVER
         if active.any():
             slowest = int(self._clocks[active].min())
@@ -223,6 +226,7 @@ class EventTimeOrder:
             "silent": self._silent.copy(),
             "idle": self._idle.copy(),
             "ended": self._ended.copy(),
+            "later": self._later.copy(),
             "ticked": self._ticked,
             "watermark": self.watermark,
             "late": self.late,
@@ -231,16 +235,28 @@ class EventTimeOrder:
             "jumps": self.jumps,
         }
 
-    def restore(self, state: Mapping[str, Any]) -> None:
-        """Continue exactly where ``state`` was taken."""
+    def restore(
+        self, state: Mapping[str, Any], places: npt.NDArray[np.int16] | None = None
+    ) -> None:
+        """Continue exactly where ``state`` was taken.
+
+        Where there are more partitions now, ``places`` is where among them each of those is that
+        there were then, and the events of ``state`` name them so. A new one begins with its log.
+        """
+        n = len(self._partitions)
+        here = slice(None) if places is None else places
         self._held = HeldEvents(EventColumns.empty(self._schema), len(self._partitions))
         self._held.add(EventColumns(**{k: v.copy() for k, v in state["held"].items()}))
         self._doubted = EventColumns(**{k: v.copy() for k, v in state["doubted"].items()})
         self._gone = np.array(state["gone"], np.bool_)
-        self._clocks = np.array(state["clocks"], np.int64)
-        self._silent = np.array(state["silent"], np.int64)
-        self._idle = np.array(state["idle"], np.bool_)
-        self._ended = np.array(state["ended"], np.bool_)
+        self._clocks = np.full(n, NEVER, np.int64)
+        self._silent = np.zeros(n, np.int64)
+        self._idle, self._ended, self._later = (np.zeros(n, np.bool_) for _ in range(3))
+        self._clocks[here] = state["clocks"]
+        self._silent[here] = state["silent"]
+        self._idle[here] = state["idle"]
+        self._ended[here] = state["ended"]
+        self._later[here] = state["later"]
         self._ticked = int(state["ticked"])
         self.watermark = int(state["watermark"])
         self.late = int(state["late"])
