@@ -1,0 +1,52 @@
+"""What tests of Kafka's readers share: messages written by the stock client, sources read whole."""
+
+from dataclasses import replace
+
+from kafka import KafkaProducer
+
+from stream.events import EventSchema
+from stream.position import Partition, Position
+
+SCHEMA = EventSchema()
+
+
+def write(kafka, topic, values, *, partition=0, **settings):
+    """Send values (or keyword arguments of ``send``) to a partition; return their offsets."""
+    with_settings = {"linger_ms": 5, **settings}
+    producer = KafkaProducer(bootstrap_servers=kafka.bootstrap, **with_settings)
+    try:
+        sent = []
+        for value in values:
+            more = value if isinstance(value, dict) else {"value": value}
+            sent.append(producer.send(topic, partition=partition, **more))
+        producer.flush()
+        return [future.get().offset for future in sent]
+    finally:
+        producer.close()
+
+
+class Renamed:
+    """A source whose topics have other names: tests share a broker, each has topics of its own."""
+
+    def __init__(self, open_source, names, position):
+        self._to = {name: topic for topic, name in names.items()}
+        offsets = {Partition(names[p.topic], p.number): o for p, o in position.offsets.items()}
+        self._source = open_source(Position(offsets))
+
+    def _back(self, partition):
+        return Partition(self._to[partition.topic], partition.number)
+
+    @property
+    def partitions(self):
+        """Under the names that the test gave them."""
+        return tuple(self._back(p) for p in self._source.partitions)
+
+    def __iter__(self):
+        for block in self._source:
+            offsets = {self._back(p): o for p, o in block.position.offsets.items()}
+            rejected = [replace(r, partition=self._back(r.partition)) for r in block.rejected]
+            yield replace(block, position=Position(offsets), rejected=tuple(rejected))
+
+    def close(self):
+        """Close the source."""
+        self._source.close()
