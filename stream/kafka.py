@@ -231,7 +231,10 @@ def client_settings(config: KafkaConfig) -> dict[str, Any]:
     """
     if not config.bootstrap:
         raise KafkaSettingError("bootstrap is empty. Set it to host:port of a broker.")
+    from stream.kafka_sockets import PROXY_URL  # here: reading a configuration loads no client
+
     settings: dict[str, Any] = {
+        "proxy_url": PROXY_URL,
         "bootstrap_servers": [text.strip() for text in config.bootstrap.split(",")],
         "security_protocol": PROTOCOLS[config.security],
         "client_id": "keepstream",

@@ -54,22 +54,22 @@ def topic(kafka: KafkaConfig) -> Iterator[Callable[..., str]]:
 
     ``settings`` are the topic's, with _ for the dots: ``max_message_bytes=2000``.
     """
-    from kafka.admin import KafkaAdminClient, NewTopic
+    from stream.kafka_topics import Topics
 
-    admin = KafkaAdminClient(bootstrap_servers=kafka.bootstrap.split(","))
     made: list[str] = []
+    with Topics(kafka) as topics:
 
-    def make(hint: str = "topic", partitions: int = 1, **settings: Any) -> str:
-        name = f"{hint}-{uuid.uuid4().hex[:12]}"
-        configs = {key.replace("_", "."): str(value) for key, value in settings.items()}
-        admin.create_topics([NewTopic(name, partitions, 1, topic_configs=configs)])
-        made.append(name)
-        return name
+        def make(hint: str = "topic", partitions: int = 1, **settings: Any) -> str:
+            name = f"{hint}-{uuid.uuid4().hex[:12]}"
+            topics.create(
+                name, partitions, settings={k.replace("_", "."): v for k, v in settings.items()}
+            )
+            made.append(name)
+            return name
 
-    yield make
-    if made and os.environ.get(BOOTSTRAP):  # a broker of this run goes as a whole
-        admin.delete_topics(made)
-    admin.close()
+        yield make
+        if made and os.environ.get(BOOTSTRAP):  # a broker of this run goes as a whole
+            topics.delete(made)
 
 
 @pytest.fixture
