@@ -2,13 +2,13 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Final, NamedTuple, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from stream.decode import Decoded, Decoder
-from stream.events import EventColumns
+from stream.decode import Decoded
+from stream.events import EventColumns, EventSchema
 from stream.position import Offset, Partition, Position
 from stream.source import Block, Rejected
 
@@ -20,10 +20,10 @@ _LAST_EVENTS: Final = 64  # a partition's time is the median of them: one absurd
 class Fetched(NamedTuple):
     """The next messages (m,) of a partition."""
 
-    messages: Sequence[bytes]
+    messages: Sequence[Any]  # values as bytes, or what else the decoder takes
     offsets: npt.NDArray[np.int64]  # (m,)
     next: int  # the offset after them, and after what was rejected
-    rejected: tuple[Rejected, ...] = ()  # what is no message, behind them in the log
+    rejected: tuple[Rejected, ...] = ()  # what is no message, among them or behind
 
 
 class PartitionLog(Protocol):
@@ -31,6 +31,22 @@ class PartitionLog(Protocol):
 
     def fetch(self, most: int) -> Fetched | None:
         """Return at most ``most`` messages, None where there are no more for now."""
+        ...
+
+
+class Decodes(Protocol):
+    """Makes events of messages: `stream.decode.Decoder`, or one for messages of another kind."""
+
+    schema: EventSchema
+
+    def decode(
+        self,
+        messages: Sequence[Any],
+        offsets: npt.NDArray[np.int64],
+        partition_index: int,
+        partition: Partition,
+    ) -> Decoded:
+        """Decode the messages (m,) at ``offsets`` (m,) of one partition."""
         ...
 
 
@@ -57,7 +73,7 @@ class BlockRule:
 def read_blocks(
     partitions: Sequence[Partition],
     logs: Sequence[PartitionLog],
-    decoder: Decoder,
+    decoder: Decodes,
     position: Position,
     rule: BlockRule,
     wait: Callable[[], bool] | None = None,
@@ -119,6 +135,8 @@ def cut(
     With each comes the place of what follows it. At least one is yielded, if an empty one.
     """
     events, rejected = decoded.events, [*decoded.rejected, *fetched.rejected]
+    if fetched.rejected:
+        rejected.sort(key=lambda letter: (letter.offset, letter.row))
     if start.row > 0:
         late = (events.offset > start.message) | (events.row >= start.row)
         events = events.take(late)

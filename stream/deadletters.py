@@ -13,14 +13,19 @@ from stream.source import Rejected
 from stream.state import State
 
 REASONS: Final = {
+    "bad_examples": "The record of the examples topic is not one that a worker wrote.",
     "bad_json": "The line is not a JSON object.",
     "bad_time": "The time is not between 2001-09-09 and 2100-01-01 in epoch milliseconds.",
     "bad_utf8": "The line is not UTF-8.",
+    "corrupt_batch": "A batch of Kafka is damaged: its checksum or its records do not fit.",
     "corrupt_frame": "The log is damaged here: its checksum or its offsets do not fit.",
     "missing_field": "A required field is absent or empty.",
+    "no_value": "The message has no value, as one that deletes a key.",
+    "offsets_lost": "The messages were deleted by the topic's retention before they were read.",
     "oversize": "The line is longer than the decoder takes.",
     "time_jump": "The time is far ahead of its partition's, and what followed did not confirm it.",
     "too_late": "The impression is older than all that is remembered: it may have been learned.",
+    "unknown_compression": "A batch of Kafka is compressed in a way that is not known.",
     "wrong_type": "A field is of a type it cannot have.",
 }
 

@@ -107,7 +107,7 @@ class Batches:
         self._check = check
         self._aborted = deque(sorted(aborted, key=lambda transaction: transaction[1]))
         self._aborting: set[int] = set()  # producers inside a transaction that was aborted
-        self._from = start
+        self._start = self._from = start
         last = self._heads[-1] if len(self._heads) else None
         self.bytes = 0 if last is None else int(last[_END])
         self.end = start if last is None else max(start, int(last[_BASE] + max(last[_LAST], 0)) + 1)
@@ -126,26 +126,21 @@ class Batches:
         while self._next < len(self._heads):
             head = self._heads[self._next].tolist()
             self._next += 1
-            found = self._unpack(head)
-            after = self._after(head)
+            start, end = self._from, head[_BASE] + max(head[_LAST], 0) + 1
+            following = int(self._heads[self._next, _BASE]) if len(self) else end
+            if end <= start and head[_BASE] < following <= start:
+                continue  # of a fetch that begins before it has to
+            found = self._unpack(head, start, following)
             if isinstance(found, BadBatch):
-                found = found._replace(next=after)
-            start, self._from = self._from, max(self._from, after)
-            if isinstance(found, BadBatch):
-                return found._replace(first=max(found.first, start))
+                # the next batch knows better than a damaged one where that ends
+                self._from = following if following > start else start + 1
+                return found._replace(first=start, next=self._from)
+            self._from = end
             if found is not None and len(found.table):
                 return found
         return None
 
-    def _after(self, head: list[int]) -> int:
-        """Return the offset behind a batch; the next batch knows better than a damaged one."""
-        if self._next < len(self._heads):
-            following = int(self._heads[self._next, _BASE])
-            damaged = head[_BASE] + head[_LAST] + 1
-            return following if following > head[_BASE] else max(damaged, self._from + 1)
-        return self.end
-
-    def _unpack(self, head: list[int]) -> Unpacked | BadBatch | None:
+    def _unpack(self, head: list[int], start: int, following: int) -> Unpacked | BadBatch | None:
         data = self._data
         if head[_MAGIC] != 2:
             return self._bad(head, "corrupt_batch", f"message format {head[_MAGIC]} is not read")
@@ -153,10 +148,14 @@ class Batches:
         view = memoryview(data)[begin:end]
         if self._check and crc32c.crc32c(view[_CRC_FROM:]) != head[_CRC]:
             return self._bad(head, "corrupt_batch", "the checksum does not fit")
+        base, end_offset = head[_BASE], head[_BASE] + head[_LAST] + 1
+        overlaps = base < start != self._start  # the batch before it
+        if overlaps or end_offset <= start or start < following < end_offset:
+            return self._bad(head, "corrupt_batch", "its offsets do not fit its place")
         attributes, producer = head[_ATTRIBUTES], head[_PRODUCER]
         if producer >= 0 and self._is_aborted(head, attributes, producer):
             return None
-        if attributes & _CONTROL or head[_BASE] + head[_LAST] < self._from:
+        if attributes & _CONTROL:
             return None
         codec = attributes & _CODEC
         at = begin + HEAD_BYTES
@@ -170,14 +169,14 @@ class Batches:
                 return self._bad(head, "corrupt_batch", str(error))
         table = np.empty((min(max(head[_COUNT], 0), (end - at) // _LEAST_BYTES), 8), np.int64)
         fits = len(table) == head[_COUNT] and _records(
-            np.frombuffer(data, np.uint8), at, end, head[_BASE], head[_LAST], head[_FIRST_MS], table
+            np.frombuffer(data, np.uint8), at, end, base, head[_LAST], head[_FIRST_MS], table
         )
         if not fits:
             return self._bad(head, "corrupt_batch", "its records do not fit together")
         if attributes & _LOG_APPEND_TIME:
             table[:, AT_MS] = head[_MAX_MS]
-        if head[_BASE] < self._from:
-            table = table[table[:, OFFSET] >= self._from]
+        if base < start:
+            table = table[table[:, OFFSET] >= start]
         return Unpacked(data, table)
 
     def _is_aborted(self, head: list[int], attributes: int, producer: int) -> bool:
@@ -204,7 +203,7 @@ class Batches:
 
     def _bad(self, head: list[int], reason: str, detail: str) -> BadBatch:
         raw = self._data[head[_START] : head[_END]]
-        return BadBatch(head[_BASE], head[_BASE], reason, detail, raw)
+        return BadBatch(0, 0, reason, detail, raw)  # `take` knows where
 
 
 def _record(data: bytes, row: list[int]) -> Record:

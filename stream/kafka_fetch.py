@@ -97,6 +97,11 @@ class RawFetch:
     def poll(self, timeout_s: float) -> Mapping[TopicPartition, Sequence[Chunk]]:
         """Return what has come; each chunk holds a fetch of a partition."""
         found: dict[TopicPartition, list[Batches]] = self._consumer.poll(round(1000 * timeout_s))
+        for tp, chunks in found.items():
+            end = self._consumer.highwater(tp)
+            if end is not None and chunks[-1].end > end:  # a damaged head says so
+                chunks[-1].end = end
+                self._consumer.seek(tp, end)
         return found
 
 

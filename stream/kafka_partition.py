@@ -115,6 +115,7 @@ class PartitionBuffer:
             if found is None:
                 self._forget()
             elif isinstance(found, BadBatch):
+                found = found._replace(next=min(found.next, self._chunks[0].end))
                 if self._stop is None or found.first < self._stop:
                     rejected.append(self._rejected(found))
                     self._next = found.next

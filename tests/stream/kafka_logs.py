@@ -50,3 +50,8 @@ class Renamed:
     def close(self):
         """Close the source."""
         self._source.close()
+
+
+def numbered(count):
+    """Return values that tell their number."""
+    return [b"value %d" % i for i in range(count)]
