@@ -7,6 +7,7 @@ from stream.deadletters import NotDeadLetters
 from stream.decode import SchemaError
 from stream.filelog import LogError, NoSuchTopic
 from stream.join import UnknownLabelAction
+from stream.reach import HandOverGap
 from trainer.checkpoint import CheckpointError
 from trainer.embeddings import EmbeddingError
 from trainer.learner import TrainingDiverged
@@ -26,6 +27,7 @@ USAGE_ERRORS = (  # exit code 2: what was asked for cannot be served
 KNOWN_ERRORS = (  # exit code 1: it was tried, and failed
     CheckpointError,
     EmbeddingError,
+    HandOverGap,
     InputError,
     LogError,
     NotDeadLetters,

@@ -76,7 +76,7 @@ class RunFolder:
 
         Without a checkpoint it is nobody's yet: what a start left that failed is forgotten.
         """
-        before = self._started_with() if self._config.exists() else None
+        before = _read_config(self._config) if self._config.exists() else None
         if before is not None:
             known = before.get("reads", reads)
             refused = _other_config(before, config) or _other_input(known, reads)
@@ -97,17 +97,25 @@ class RunFolder:
         """Write ``result.json``, whole or not at all."""
         _write(self.result, result)
 
-    def _started_with(self) -> dict[str, Any]:
-        try:
-            before = orjson.loads(self._config.read_bytes())
-        except orjson.JSONDecodeError:
-            before = None
-        if not isinstance(before, dict) or not before.keys() >= {"digest", "tables"}:
-            raise ConfigError(
-                f"{self._config} is damaged, so that nobody knows whose run this is. Start over "
-                "with --fresh, or give --run another folder."
-            )
-        return before
+
+def reads_of_run(path: Path) -> dict[str, Any]:
+    """Return what the run in a folder reads; nothing where there is none with a checkpoint."""
+    config = path / "config.json"
+    begun = config.exists() and any((path / "checkpoints").glob("checkpoint-*"))
+    return dict(_read_config(config).get("reads") or {}) if begun else {}
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    try:
+        before = orjson.loads(path.read_bytes())
+    except orjson.JSONDecodeError:
+        before = None
+    if not isinstance(before, dict) or not before.keys() >= {"digest", "tables"}:
+        raise ConfigError(
+            f"{path} is damaged, so that nobody knows whose run this is. Start over "
+            "with --fresh, or give --run another folder."
+        )
+    return before
 
 
 def _write(path: Path, value: Mapping[str, Any]) -> None:

@@ -18,7 +18,9 @@ class Reach:
 class HandOverGap(Exception):
     """Between a history and what is live lie events that nobody would learn."""
 
-    def __init__(self, partition: Partition, reach: Reach, at_ms: int, needed_ms: int) -> None:
+    def __init__(
+        self, partition: Partition, reach: Reach, at_ms: int, needed_ms: int, otherwise: str
+    ) -> None:
         if reach.oldest_ms is None:
             begins = f"keeps none of its {reach.first:,} messages, and their times are not known"
             history = "a history that reaches up to now"
@@ -27,8 +29,8 @@ class HandOverGap(Exception):
             history = f"a history that reaches up to {said(needed_ms)}, with --handover at its end"
         super().__init__(
             f"The history is learned up to {said(at_ms)}, and {partition} {begins}: what lay "
-            f"between was deleted, and nobody would learn it. Give --bootstrap {history}; or "
-            'accept the gap with kafka.lost = "skip".'
+            "between was deleted, and nobody would learn it. Give --bootstrap "
+            f"{history}{otherwise}."
         )
 
 
@@ -46,15 +48,18 @@ def handover_ms(reaches: Mapping[Partition, Reach], newest_ms: int, lateness_ms:
     return max(at_ms, min([newest_ms + 1, *times]))
 
 
-def check_reach(reaches: Mapping[Partition, Reach], at_ms: int, lateness_ms: int) -> None:
+def check_reach(
+    reaches: Mapping[Partition, Reach], at_ms: int, lateness_ms: int, otherwise: str = ""
+) -> None:
     """Raise `HandOverGap` where events from ``at_ms`` on may have been deleted.
 
-    That is not so where something older by ``lateness_ms`` is kept.
+    That is not so where something older by ``lateness_ms`` is kept. ``otherwise`` is what else can
+    be done about a gap, as ", or …".
     """
     for partition, reach in sorted(reaches.items()):
         if reach.first > 0 and (reach.oldest_ms is None or reach.oldest_ms > at_ms - lateness_ms):
             needed = at_ms if reach.oldest_ms is None else reach.oldest_ms + lateness_ms
-            raise HandOverGap(partition, reach, at_ms, needed)
+            raise HandOverGap(partition, reach, at_ms, needed, otherwise)
 
 
 def said(at_ms: int) -> str:
