@@ -44,9 +44,13 @@ def difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> str | None:
 
     >>> difference({"files": [["a", 1, "x"]]}, {"files": [["b", 1, "x"]]})
     'it was a, and is b'
+    >>> difference({"first": {}}, {"kafka": "id of the cluster", "topics": {}})
+    'it was a log in files, and is Kafka'
     """
-    if ("files" in before) != ("files" in now):
-        return "one is of tables, the other is not"
+    if _kind(before) != _kind(now):
+        return f"it was {_kind(before)}, and is {_kind(now)}"
+    if (change := _other_topic(before, now)) is not None:
+        return change
     for old, new in zip_longest(before.get("files", ()), now.get("files", ())):
         if old is None or new is None or old[0] != new[0]:
             return f"it was {_name(old)}, and is {_name(new)}"
@@ -90,6 +94,27 @@ def _first(reader: LineReader | PartitionReader) -> list[Any] | None:
     if fetched is None or not len(fetched.messages):
         return None
     return [int(fetched.offsets[0]), xxh3_128_hexdigest(fetched.messages[0])]
+
+
+def _kind(reads: Mapping[str, Any]) -> str:
+    if "kafka" in reads:
+        return "Kafka"
+    return "tables" if "files" in reads else "a log in files"
+
+
+def _other_topic(before: Mapping[str, Any], now: Mapping[str, Any]) -> str | None:
+    old, new = before.get("topics", {}), now.get("topics", {})
+    if sorted(old) != sorted(new):
+        return f"it was {', '.join(sorted(old))}, and is {', '.join(sorted(new))}"
+    if before.get("kafka") != now.get("kafka"):
+        return f"the cluster was {before['kafka']}, and is {now['kafka']}"
+    for name in sorted(new):
+        if old[name] != new[name]:
+            return (
+                f"the topic {name} was deleted and created again: its id was {old[name]}, and is "
+                f"{new[name]}"
+            )
+    return None
 
 
 def _name(file: Sequence[Any] | None) -> str:

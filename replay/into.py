@@ -13,10 +13,10 @@ from stream.source import Rejected
 
 
 class LogWriter(Protocol):
-    """Where messages are appended: a file log, later a broker."""
+    """Where messages are appended: a file log, or a broker."""
 
-    def append(self, partition: Partition, value: bytes) -> int:
-        """Append a message; return its offset."""
+    def append(self, partition: Partition, value: bytes) -> object:
+        """Append a message."""
         ...
 
 

@@ -45,6 +45,29 @@ class Pacer:
         return False
 
 
+class Rate:
+    """So many events a second of wall time, evenly; ``sleep`` and ``now`` as for `Pacer`."""
+
+    def __init__(
+        self, per_s: float, sleep: Callable[[float], object], now: Callable[[], float]
+    ) -> None:
+        if not per_s > 0:
+            raise InputError(f"The rate is {per_s}: give a number above 0, events a second.")
+        self._per_s, self._sleep, self._now = per_s, sleep, now
+        self._start: float | None = None
+        self._events = 0
+
+    def wait(self, events: int) -> bool:
+        """Wait until ``events`` more are due; return whether the wait was broken off."""
+        if self._start is None:
+            self._start = self._now()
+        self._events += events
+        while (left := self._start + self._events / self._per_s - self._now()) > _GRAIN_S:
+            if self._sleep(left):
+                return True
+        return False
+
+
 class Pace:
     """A source whose events come no sooner than they are due, in the blocks that this makes.
 

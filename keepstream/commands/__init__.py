@@ -7,8 +7,10 @@ from keepstream.commands import (
     demo,
     features,
     init,
+    produce,
     replay,
     simulate,
+    topics,
     train,
 )
 
@@ -18,6 +20,8 @@ COMMANDS = (
     features.COMMAND,
     replay.COMMAND,
     train.COMMAND,
+    topics.COMMAND,
+    produce.COMMAND,
     simulate.COMMAND,
     compare.COMMAND,
     checkpoints.COMMAND,

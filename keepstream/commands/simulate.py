@@ -5,14 +5,13 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import fields
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TextIO
 
 from keepstream.commands.command import Command, UsageError, print_json, say
+from keepstream.commands.worlds import add_world, simulation_of
 from keepstream.commands.writing import add_append, open_log
-from replay.simulate import TOPICS, Chaos, Simulation
-from replay.world import World, WorldConfig
+from replay.simulate import TOPICS
 from stream.filelog_writer import FileLogWriter
 from stream.position import Partition
 
@@ -28,9 +27,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--impressions", type=int, default=200_000, metavar="N", help="how many are shown (200000)"
     )
-    parser.add_argument(
-        "--seed", type=int, default=0, metavar="N", help="same seed, same world (0)"
-    )
     parser.add_argument("--partitions", type=int, default=1, metavar="N", help="of each topic (1)")
     parser.add_argument(
         "--per-message", type=int, default=20, metavar="N", help="events packed into a message (20)"
@@ -41,21 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="S",
         help="spread the writing evenly over S seconds; by default at once",
     )
-    parser.add_argument(
-        "--world",
-        action="append",
-        default=[],
-        metavar="KEY=NUMBER",
-        help="another setting of the world, as new_users_per_s=5",
-    )
-    for name, text in (
-        ("duplicates", "written twice"),
-        ("late", "written minutes late"),
-        ("malformed", "followed by a line that is no event"),
-    ):
-        parser.add_argument(
-            f"--{name}", type=float, default=0.0, metavar="SHARE", help=f"share of events {text}"
-        )
+    add_world(parser)
 
 
 def simulate(args: argparse.Namespace, out: TextIO) -> int:
@@ -70,18 +52,9 @@ def simulate(args: argparse.Namespace, out: TextIO) -> int:
       keepstream simulate --out world.ndjson --world new_items_per_s=0.05
 
     """
-    if args.seed < 0 or args.impressions < 1:
-        raise UsageError("--seed must be 0 or more, --impressions at least 1.")
-    try:
-        world = World(WorldConfig(seed=args.seed, impressions=args.impressions, **_world(args)))
-        simulation = Simulation(
-            world,
-            args.partitions,
-            args.per_message,
-            Chaos(duplicates=args.duplicates, late=args.late, malformed=args.malformed),
-        )
-    except ValueError as error:
-        raise UsageError(str(error)) from error
+    if args.impressions < 1:
+        raise UsageError("--impressions must be at least 1.")
+    simulation = simulation_of(args, args.impressions, args.partitions)
     started = time.monotonic()
     with ExitStack() as stack:
         append = _appender(args, stack)
@@ -100,28 +73,6 @@ def simulate(args: argparse.Namespace, out: TextIO) -> int:
     if args.into is not None:
         say(f"Next: keepstream train --config … --log {args.into} --run runs/simulated")
     return 0
-
-
-def _world(args: argparse.Namespace) -> dict[str, Any]:
-    known = {f.name: f.type for f in fields(WorldConfig) if f.type in (int, float)}
-    del known["seed"]  # an argument of its own, as impressions is
-    given: dict[str, Any] = {}
-    for setting in args.world:
-        key, equals, text = setting.partition("=")
-        if not equals or key not in known:
-            raise UsageError(
-                f"--world {setting}: expected one of {', '.join(sorted(known))}, =number"
-            )
-        try:
-            given[key] = int(text) if known[key] is int else float(text)
-        except ValueError as error:
-            raise UsageError(f"--world {setting}: {text!r} is no number of its kind") from error
-        if not -_MOST < given[key] < _MOST:
-            raise UsageError(f"--world {setting}: a number of that size makes no world")
-    return given
-
-
-_MOST = 1e15  # below which every number, a time in milliseconds too, is exact
 
 
 def _appender(args: argparse.Namespace, stack: ExitStack) -> Callable[[Partition, bytes], object]:

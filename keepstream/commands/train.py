@@ -1,13 +1,22 @@
-"""`keepstream train`: follow a file log and learn from it for as long as it grows."""
+"""`keepstream train`: follow topics, or a file log, and learn for as long as they grow."""
 
 import argparse
 from dataclasses import replace
 from pathlib import Path
 from typing import TextIO
 
-from keepstream.commands.command import Command, add_config, config_of
+from keepstream.commands.command import Command, UsageError, add_config, config_of, say
 from keepstream.commands.training import add_run, train_and_tell
+from keepstream.config import Config
 from keepstream.inputs import Bounded, opener, reads_of
+from keepstream.kafka import (
+    around,
+    check_examples,
+    needs_kafka,
+    reads_examples,
+    reads_of_topics,
+    topics_opener,
+)
 from stream.events import EventSchema
 from stream.position import Position
 from stream.source import Source
@@ -17,7 +26,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
     add_config(parser)
     parser.add_argument(
-        "--log", type=Path, metavar="DIR", help="the file log, in place of log.root"
+        "--log",
+        type=Path,
+        metavar="DIR",
+        help="the file log, in place of log.root, and of Kafka where kafka.bootstrap is set",
+    )
+    parser.add_argument(
+        "--examples",
+        action="store_true",
+        help="learn what workers have joined (kafka.examples), in place of joining log.topics",
     )
     parser.add_argument(
         "--until-end",
@@ -33,29 +50,50 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def train(args: argparse.Namespace, out: TextIO) -> int:
-    """Follow a file log and train on it continually, until Ctrl-C or SIGTERM.
+    """Follow topics of Kafka, or a file log, and train continually, until Ctrl-C or SIGTERM.
 
-    Give --run: the same command then goes on after a stop, a crash or a kill, bit for bit.
+    With kafka.bootstrap in the configuration the topics are followed, otherwise the file log. Give
+    --run: the same command then goes on after a stop, a crash or a kill, bit for bit.
 
     Examples:
-      keepstream train --config keepstream.toml --log log --run runs/live
+      keepstream train --config keepstream.toml --run runs/live
+      keepstream train --config keepstream.toml --examples --run runs/live
       keepstream train --config keepstream.toml --log log --run runs/nightly --until-end
 
     """
-    config = config_of(args)
-    if args.as_served:
-        config = replace(config, train=replace(config.train, as_served=True))
+    config = _config(args)
+    on_kafka = bool(config.kafka.bootstrap) and args.log is None
     log = args.log or Path(config.log.root)
-    follow = opener(config, [log], follow=True)
+    follow = topics_opener(config, say) if on_kafka else opener(config, [log], follow=True)
 
     def open_source(schema: EventSchema, position: Position) -> Source:
         source = follow(schema, position)
         return Bounded(source, lambda: True) if args.until_end else source
 
     train_and_tell(
-        args, config, open_source, out, drain=False, reads=lambda: reads_of(config, [log])
+        args,
+        config,
+        open_source,
+        out,
+        drain=False,
+        reads=lambda: reads_of_topics(config) if on_kafka else reads_of(config, [log]),
+        around=around(config, say) if on_kafka else None,
     )
     return 0
+
+
+def _config(args: argparse.Namespace) -> Config:
+    config = config_of(args)
+    if args.as_served:
+        config = replace(config, train=replace(config.train, as_served=True))
+    if args.examples:
+        if args.log is not None:
+            raise UsageError("--examples are read from Kafka, --log is in files: leave one out.")
+        needs_kafka(config)
+        config = replace(config, kafka=replace(config.kafka, read="examples"))
+    if args.log is None and config.kafka.bootstrap and reads_examples(config):
+        check_examples(config)
+    return config
 
 
 COMMAND = Command("train", add_arguments, train)

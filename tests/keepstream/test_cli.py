@@ -100,6 +100,10 @@ def place(tmp_path_factory):
     return folder
 
 
+# demo takes a while and has a test of its own; the others need a broker (test_kafka_commands)
+APART = {"demo", "produce", "topics", "worker"}
+
+
 def every_command(place, tmp_path):
     """Return a call of each command that succeeds."""
     config = place / "keepstream.toml"
@@ -115,7 +119,7 @@ def every_command(place, tmp_path):
     }
 
 
-@pytest.mark.parametrize("name", [c.name for c in COMMANDS if c.name != "demo"])
+@pytest.mark.parametrize("name", [c.name for c in COMMANDS if c.name not in APART])
 def test_json_is_one_line_and_alone_on_standard_output(place, tmp_path, capfd, name):
     """A script reads the output; progress, notes and errors must not be in its way."""
     call = every_command(place, tmp_path)[name]
@@ -126,7 +130,7 @@ def test_json_is_one_line_and_alone_on_standard_output(place, tmp_path, capfd, n
     assert isinstance(json.loads(out), dict)
 
 
-@pytest.mark.parametrize("name", [c.name for c in COMMANDS if c.name != "demo"])
+@pytest.mark.parametrize("name", [c.name for c in COMMANDS if c.name not in APART])
 def test_every_command_speaks_to_people_too(place, tmp_path, name):
     """Without --json there is text, and no line of it is JSON."""
     (tmp_path / "w.ndjson").unlink(missing_ok=True)
