@@ -7,6 +7,7 @@ from stream.deadletters import NotDeadLetters
 from stream.decode import SchemaError
 from stream.filelog import LogError, NoSuchTopic
 from stream.join import UnknownLabelAction
+from stream.kafka import KafkaError, KafkaSettingError, NoSuchTopicInKafka
 from stream.reach import HandOverGap
 from trainer.checkpoint import CheckpointError
 from trainer.embeddings import EmbeddingError
@@ -17,9 +18,11 @@ from trainer.schema import FeatureSchemaError
 USAGE_ERRORS = (  # exit code 2: what was asked for cannot be served
     ConfigError,
     FeatureSchemaError,
+    KafkaSettingError,
     MappingError,
     ModelError,
     NoSuchTopic,
+    NoSuchTopicInKafka,
     SchemaError,
     UnknownLabelAction,
     UsageError,
@@ -29,6 +32,7 @@ KNOWN_ERRORS = (  # exit code 1: it was tried, and failed
     EmbeddingError,
     HandOverGap,
     InputError,
+    KafkaError,
     LogError,
     NotDeadLetters,
     OSError,

@@ -2,17 +2,36 @@
 
 import argparse
 from collections import Counter
-from itertools import islice
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TextIO
 
-from keepstream.commands.command import Command, UsageError, print_json
+from keepstream.commands.command import (
+    Command,
+    UsageError,
+    add_config,
+    config_of,
+    print_json,
+    say,
+)
+from keepstream.config import Config
+from keepstream.kafka import needs_kafka
+from stream.deadletter_topic import letters_of
 from stream.deadletters import REASONS, DeadLetterFile
+from stream.kafka_peek import values_of
+from stream.source import Rejected
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
-    parser.add_argument("run_folder", type=Path, metavar="RUN", help="the folder of a run")
+    parser.add_argument(
+        "run_folder",
+        type=Path,
+        nargs="?",
+        metavar="RUN",
+        help="the folder of a run, or a log; without it the topic kafka.deadletters is read",
+    )
+    add_config(parser, required=False)
     parser.add_argument(
         "--reason",
         choices=sorted(REASONS),
@@ -25,19 +44,30 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def deadletters(args: argparse.Namespace, out: TextIO) -> int:
     """Show the input that was no event: counts by reason, then the first letters.
 
+    Of a run those in its folder; with --config those in the topic, of all runs and workers.
+
     Examples:
       keepstream deadletters runs/live
       keepstream deadletters runs/live --reason bad_json --limit 100
+      keepstream deadletters --config my.toml
 
     """
     if args.limit < 0:
         raise UsageError("--limit must be 0 or more.")
-    path = args.run_folder / "deadletters.ndjson"
-    if not path.is_file():
-        raise UsageError(f"{path}: there is no such file. Name the folder given to --run.")
-    counts = Counter(letter.reason for letter in DeadLetterFile.read(path))
-    letters = (x for x in DeadLetterFile.read(path) if args.reason in (None, x.reason))
-    shown = list(islice(letters, args.limit))
+    if (args.run_folder is None) == (args.config is None):
+        raise UsageError("Name the folder of a run, or a --config whose topic is read: one of them.")
+    foreign = 0
+    counts: Counter[str] = Counter()
+    shown: list[Rejected] = []
+    for letter in _of_topic(config_of(args)) if args.config else _of_folder(args.run_folder):
+        if letter is None:
+            foreign += 1
+            continue
+        counts[letter.reason] += 1
+        if args.reason in (None, letter.reason) and len(shown) < args.limit:
+            shown.append(letter)
+    if foreign:
+        say(f"{foreign:,} messages of the topic are no dead letters: they are passed over.")
     if args.json:
         rows = [
             {
@@ -60,6 +90,23 @@ def deadletters(args: argparse.Namespace, out: TextIO) -> int:
     if not counts:
         print("No dead letters.", file=out)
     return 0
+
+
+def _of_folder(folder: Path) -> Iterable[Rejected | None]:
+    path = folder / "deadletters.ndjson"
+    if not path.is_file():
+        raise UsageError(f"{path}: there is no such file. Name the folder given to --run.")
+    return DeadLetterFile.read(path)
+
+
+def _of_topic(config: Config) -> Iterable[Rejected | None]:
+    needs_kafka(config)
+    topic = config.kafka.deadletters
+    if topic is None:
+        raise UsageError(
+            'kafka.deadletters is "off": they are in the folders of the runs. Name one of these.'
+        )
+    return letters_of(values_of(config.kafka, topic, say))
 
 
 COMMAND = Command("deadletters", add_arguments, deadletters)
