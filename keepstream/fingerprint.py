@@ -56,7 +56,11 @@ def difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> str | None:
             return f"it was {_name(old)}, and is {_name(new)}"
         if old != new:
             return f"{new[0]} is not what it was: {old[1]:,} bytes then, {new[1]:,} now"
-    for key in ("from", "until"):
+    if ("history" in before) != ("history" in now):
+        return "one begins with a history, the other does not"
+    if "history" in now and (found := difference(before["history"], now["history"])):
+        return f"its history: {found}"
+    for key in ("from", "until", "handover"):
         if before.get(key) != now.get(key):
             return f"--{key} was {_time(before.get(key))}, and is {_time(now.get(key))}"
     for partition, (offset, digest) in now.get("first", {}).items():
@@ -71,6 +75,8 @@ def merged(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, Any]:
     result = {**before, **now}
     if "first" in result:
         result["first"] = {**before.get("first", {}), **now.get("first", {})}
+    if "history" in result:
+        result["history"] = merged(before.get("history", {}), result["history"])
     return result
 
 

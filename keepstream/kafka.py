@@ -69,8 +69,11 @@ def co_partitioned(found: Mapping[str, TopicInfo]) -> int:
     return next(iter(counts.values()))
 
 
-def topics_opener(config: Config, say: Say) -> OpenSource:
-    """Return the function that opens the topics of a configuration at a position, to follow."""
+def topics_opener(config: Config, say: Say, from_ms: int | None = None) -> OpenSource:
+    """Return the function that opens the topics of a configuration at a position, to follow.
+
+    Events before ``from_ms`` are left out (not of examples).
+    """
 
     def open_source(schema: EventSchema, position: Position) -> Source:
         if reads_examples(config):
@@ -90,6 +93,7 @@ def topics_opener(config: Config, say: Say) -> OpenSource:
             schema,
             position=position,
             follow=True,
+            from_ms=from_ms,
             block_events=config.log.block_events,
             say=say,
         )
