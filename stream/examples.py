@@ -1,0 +1,267 @@
+"""Blocks of labelled examples as records of Kafka: Arrow columns, and how far their partition is.
+
+n examples. Columns are an Arrow IPC stream of one record batch, not compressed: Kafka compresses.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+import orjson
+import pyarrow as pa
+
+from stream.events import EventSchema
+from stream.example_columns import ExampleColumns
+from stream.position import Offset, Partition
+
+FORMAT: Final = 1
+PROGRESS: Final = "keepstream-progress"  # headers of a record
+NAMES: Final = "keepstream-scenes"
+
+Headers = Sequence[tuple[str, bytes | None]]
+
+_METADATA: Final = b"keepstream"
+_PLAIN: Final[dict[str, npt.DTypeLike]] = {
+    "ts": np.int64,
+    "at": np.int64,
+    "impression": np.uint64,
+    "user": np.uint64,
+    "item": np.uint64,
+    "request": np.uint64,
+    "scene": np.uint64,
+    "position": np.int32,
+    "label": np.uint8,
+    "label_at": np.int64,
+    "label_kind": np.uint8,
+    "actions": np.uint8,
+    "origin_partition": np.int16,
+    "origin_offset": np.int64,
+    "origin_row": np.int32,
+    "click_partition": np.int16,
+    "click_offset": np.int64,
+    "click_row": np.int32,
+}
+
+
+class NotExamples(ValueError):
+    """A record that no worker wrote, or that is damaged."""
+
+
+class MissingFeature(ValueError):
+    """The examples do not carry a feature that is asked for."""
+
+    def __init__(self, kind: str, name: str, there: Sequence[str]) -> None:
+        super().__init__(
+            f"The examples carry no {kind} {name!r}; they have: {', '.join(there) or 'none'}. Add "
+            "it to the [features] of the workers' configuration and restart them, or take it out "
+            "of the trainer's."
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Progress:
+    """What is true of a partition of examples, up to and with the record that says it.
+
+    Everything is by input: the p-th partitions of the topics that are joined.
+    """
+
+    resume: Mapping[Partition, tuple[Offset, int | None]]  # where a join of the same goes on: what
+    # to read next, and the partition's clock there (ms; None: nothing was read before)
+    settled: Mapping[
+        Partition, Offset
+    ]  # every event before it has had its example written, or none
+    settled_ms: int | None  # no event from `settled` on has an earlier `at`; None: unknown
+    forgotten_ms: int | None  # for the join that goes on: by then it remembers nothing older
+    complete_to: int | None  # ms: every impression with an `at` before it has been written
+    read: Mapping[Partition, Offset]  # what was to be read next when it was written
+
+    def encode(self) -> bytes:
+        """Return it as JSON."""
+        inputs = {
+            f"{p.topic}/{p.number}": [*offset, clock, *self.settled[p], *self.read[p]]
+            for p, (offset, clock) in self.resume.items()
+        }
+        return orjson.dumps(
+            {
+                "format": FORMAT,
+                "inputs": inputs,
+                "settled_ms": self.settled_ms,
+                "forgotten_ms": self.forgotten_ms,
+                "complete_to": self.complete_to,
+            }
+        )
+
+    @classmethod
+    def decode(cls, data: bytes) -> "Progress":
+        """Return what `encode` wrote. Raises `NotExamples`."""
+        try:
+            told = orjson.loads(data)
+            _check_format(told["format"])
+            resume, settled, read = {}, {}, {}
+            for name, (m, r, clock, settled_m, settled_r, read_m, read_r) in told["inputs"].items():
+                topic, _, number = name.rpartition("/")
+                partition = Partition(topic, int(number))
+                resume[partition] = (Offset(m, r), clock)
+                settled[partition] = Offset(settled_m, settled_r)
+                read[partition] = Offset(read_m, read_r)
+            return cls(
+                resume=resume,
+                settled=settled,
+                settled_ms=told["settled_ms"],
+                forgotten_ms=told["forgotten_ms"],
+                complete_to=told["complete_to"],
+                read=read,
+            )
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            if isinstance(error, NotExamples):
+                raise
+            raise NotExamples(f"its header {PROGRESS} cannot be read: {error}") from error
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ExampleBlock:
+    """Examples in settling order, and the progress of their partition with them."""
+
+    examples: ExampleColumns
+    schema: EventSchema  # what they carry
+    progress: Progress
+    names: Mapping[int, str] = field(default_factory=dict)  # scene hash → its name
+
+    def __len__(self) -> int:
+        return len(self.examples)
+
+
+def encode(block: ExampleBlock, schema: EventSchema) -> tuple[bytes, list[tuple[str, bytes]]]:
+    """Return the value and the headers of a record; the examples are of ``schema``."""
+    examples = block.examples
+    columns: dict[str, pa.Array] = {n: pa.array(getattr(examples, n)) for n in _PLAIN}
+    for i, name in enumerate(schema.ids):
+        columns[f"ids/{name}"] = pa.array(np.ascontiguousarray(examples.ids[:, i]))
+    for i, name in enumerate(schema.numbers):
+        columns[f"numbers/{name}"] = pa.array(np.ascontiguousarray(examples.numbers[:, i]))
+    start = 0
+    for name, width in schema.lists:
+        values = np.ascontiguousarray(examples.lists[:, start : start + width]).ravel()
+        columns[f"lists/{name}"] = pa.FixedSizeListArray.from_arrays(pa.array(values), width)
+        start += width
+    about = {"format": FORMAT, "actions": list(schema.actions)}
+    arrow = pa.schema(
+        [(name, column.type) for name, column in columns.items()],
+        metadata={_METADATA: orjson.dumps(about)},
+    )
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, arrow) as writer:
+        writer.write_batch(pa.record_batch(list(columns.values()), schema=arrow))
+    headers = [(PROGRESS, block.progress.encode())]
+    if block.names:
+        headers.append((NAMES, orjson.dumps({str(k): v for k, v in block.names.items()})))
+    return sink.getvalue().to_pybytes(), headers
+
+
+def decode(value: bytes, headers: Headers) -> ExampleBlock:
+    """Return what `encode` wrote, its columns read-only. Raises `NotExamples`."""
+    found = dict(headers)
+    if (told := found.get(PROGRESS)) is None:
+        raise NotExamples(f"it has no header {PROGRESS}: no worker wrote it")
+    progress = Progress.decode(told)
+    try:
+        with pa.ipc.open_stream(value) as reader:
+            about = orjson.loads((reader.schema.metadata or {})[_METADATA])
+            _check_format(about["format"])
+            batch = reader.read_next_batch()
+        batch.validate(full=True)
+        names = {int(k): str(v) for k, v in orjson.loads(found.get(NAMES) or b"{}").items()}
+        schema = _schema_of(batch, about["actions"])
+        return ExampleBlock(
+            examples=_columns(batch, schema), schema=schema, progress=progress, names=names
+        )
+    except (pa.ArrowException, KeyError, TypeError, ValueError, OSError, StopIteration) as error:
+        if isinstance(error, NotExamples):
+            raise
+        raise NotExamples(f"its columns cannot be read: {error}") from error
+
+
+def select(block: ExampleBlock, schema: EventSchema) -> ExampleColumns:
+    """Return the examples with the features of ``schema`` only. Raises `MissingFeature`.
+
+    Of a list the first values are taken, as many as asked for; a shorter one is padded.
+    """
+    have, examples, n = block.schema, block.examples, len(block)
+    if have == schema:
+        return examples
+    lists = np.zeros((n, schema.list_width), np.uint64)
+    starts, start = {}, 0
+    for name, width in have.lists:
+        starts[name] = (start, width)
+        start += width
+    start = 0
+    for name, width in schema.lists:
+        if name not in starts:
+            raise MissingFeature("list", name, [*starts])
+        first, there = starts[name]
+        some = min(width, there)
+        lists[:, start : start + some] = examples.lists[:, first : first + some]
+        start += width
+    columns: dict[str, Any] = dict(examples.columns())
+    columns["ids"] = examples.ids[:, _places("id", schema.ids, have.ids)]
+    columns["numbers"] = examples.numbers[:, _places("number", schema.numbers, have.numbers)]
+    columns["lists"] = lists
+    return ExampleColumns(**columns)
+
+
+def _places(kind: str, wanted: Sequence[str], there: Sequence[str]) -> list[int]:
+    for name in wanted:
+        if name not in there:
+            raise MissingFeature(kind, name, there)
+    return [there.index(name) for name in wanted]
+
+
+def _check_format(number: object) -> None:
+    if number != FORMAT:
+        raise NotExamples(f"it is of format {number}, and this program reads {FORMAT}: update it")
+
+
+def _schema_of(batch: Any, actions: Sequence[str]) -> EventSchema:
+    def named(kind: str) -> list[str]:
+        return [n.partition("/")[2] for n in batch.schema.names if n.startswith(f"{kind}/")]
+
+    return EventSchema(
+        ids=tuple(named("ids")),
+        numbers=tuple(named("numbers")),
+        lists=tuple(
+            (name, batch.schema.field(f"lists/{name}").type.list_size) for name in named("lists")
+        ),
+        actions=tuple(actions),
+    )
+
+
+def _columns(batch: Any, schema: EventSchema) -> ExampleColumns:
+    n = batch.num_rows
+    columns: dict[str, Any] = dict(ExampleColumns.empty(schema, n).columns())
+    for name, kind in _PLAIN.items():
+        columns[name] = _values(batch, name, kind)
+    for i, name in enumerate(schema.ids):
+        columns["ids"][:, i] = _values(batch, f"ids/{name}", np.uint64)
+    for i, name in enumerate(schema.numbers):
+        columns["numbers"][:, i] = _values(batch, f"numbers/{name}", np.float32)
+    start = 0
+    for name, width in schema.lists:
+        flat = batch.column(f"lists/{name}").flatten()
+        columns["lists"][:, start : start + width] = _plain(flat, np.uint64).reshape(n, width)
+        start += width
+    return ExampleColumns(**columns)
+
+
+def _values(batch: Any, name: str, kind: npt.DTypeLike) -> npt.NDArray[Any]:
+    return _plain(batch.column(name), kind)
+
+
+def _plain(array: Any, kind: npt.DTypeLike) -> npt.NDArray[Any]:
+    if array.null_count:
+        raise NotExamples("a column has nulls")
+    values: npt.NDArray[Any] = array.to_numpy(zero_copy_only=False)
+    if values.dtype != kind:
+        raise NotExamples(f"a column is of {values.dtype}, not of {np.dtype(kind)}")
+    return values
