@@ -2,10 +2,13 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from stream.events import EventColumns, EventSchema
 from stream.position import Partition, Position
+
+if TYPE_CHECKING:  # who reads events needs no Arrow
+    from stream.examples import Progress
 
 
 @dataclass(frozen=True)
@@ -34,6 +37,7 @@ class Block:
     idle: frozenset[int] = frozenset()  # partitions with nothing up to here that may yet have more
     later: frozenset[int] = frozenset()  # whose turn is after others have ended: hold nothing back
     names: Mapping[int, str] = field(default_factory=dict)  # new scene hash → its name
+    progress: "Mapping[int, Progress]" = field(default_factory=dict)  # of partitions of examples
 
 
 class Source(Protocol):
