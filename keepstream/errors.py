@@ -5,6 +5,7 @@ from keepstream.config import ConfigError
 from replay.errors import InputError, MappingError
 from stream.deadletters import NotDeadLetters
 from stream.decode import SchemaError
+from stream.examples import MissingFeature
 from stream.filelog import LogError, NoSuchTopic
 from stream.join import UnknownLabelAction
 from stream.kafka import KafkaError, KafkaSettingError, NoSuchTopicInKafka
@@ -20,6 +21,7 @@ USAGE_ERRORS = (  # exit code 2: what was asked for cannot be served
     FeatureSchemaError,
     KafkaSettingError,
     MappingError,
+    MissingFeature,
     ModelError,
     NoSuchTopic,
     NoSuchTopicInKafka,

@@ -66,7 +66,7 @@ def rows_of(ends: TopicEnds, positions: Mapping[Partition, int]) -> list[dict[st
     return [
         {
             "partition": str(p),
-            "committed": position,
+            "position": position,
             "next": ends.next[p],
             "lag": max(0, ends.next[p] - position),
             "lag_s": lag_s[p],

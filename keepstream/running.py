@@ -144,6 +144,7 @@ class _Run:
                 self.config,
                 source.partitions,
                 self.folder.scratch,
+                examples=self.around.examples,
             )
             return ingest, build_training(
                 self.config, self.folder.trace, self.folder.scratch, self.say

@@ -81,8 +81,9 @@ class RunFolder:
             known = before.get("reads", reads)
             refused = _other_config(before, config) or _other_input(known, reads)
             if refused is None:
-                if before.get("reads") != (now := merged(known, reads)):
-                    _write(self._config, {**before, "reads": now})
+                now = _started(config, merged(known, reads))
+                if before != now:  # where things lie may have changed
+                    _write(self._config, now)
                 return
             if any(self.checkpoints.glob("checkpoint-*")):
                 raise ConfigError(
@@ -90,8 +91,7 @@ class RunFolder:
                     "give --run another folder."
                 )
             self.clear()
-        started = {"digest": config.digest(), "tables": config.as_tables(), "reads": reads}
-        _write(self._config, started)
+        _write(self._config, _started(config, reads))
 
     def write_result(self, result: Mapping[str, Any]) -> None:
         """Write ``result.json``, whole or not at all."""
@@ -103,6 +103,18 @@ def reads_of_run(path: Path) -> dict[str, Any]:
     config = path / "config.json"
     begun = config.exists() and any((path / "checkpoints").glob("checkpoint-*"))
     return dict(_read_config(config).get("reads") or {}) if begun else {}
+
+
+def tables_of_run(path: Path) -> dict[str, Any]:
+    """Return the configuration of the run in a folder, as tables; none where there is none."""
+    config = path / "config.json"
+    return dict(_read_config(config)["tables"]) if config.exists() else {}
+
+
+def _started(config: Config, reads: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what ``config.json`` holds, as it is read again."""
+    started = {"digest": config.digest(), "tables": config.as_tables(), "reads": reads}
+    return dict(orjson.loads(orjson.dumps(started)))
 
 
 def _read_config(path: Path) -> dict[str, Any]:

@@ -14,7 +14,9 @@ class Interruption:
     A signal that comes before `then` is not lost: it is called as soon as it is known.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, finishing: str | None = "finishing the batches that were read") -> None:
+        """At the signal ``finishing`` is what it says; None: nothing."""
+        self._finishing = finishing
         self._stop: Callable[[], None] | None = None
         self._before: dict[signal.Signals, Any] = {}
         self.received: signal.Signals | None = None
@@ -38,7 +40,8 @@ class Interruption:
         if self.received is not None:
             raise KeyboardInterrupt
         self.received = signal.Signals(number)
-        line = f"{self.received.name}: finishing the batches that were read; again to quit now.\n"
+        said = self._finishing
+        line = f"{self.received.name}: {said}; again to quit now.\n" if said else ""
         with suppress(OSError):  # nobody reads it any more
             os.write(2, line.encode())  # print is not for handlers: it may be what was interrupted
         if self._stop is not None:

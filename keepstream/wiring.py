@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -14,6 +15,7 @@ from stream.policy import Wait
 from stream.position import Partition, Position
 from stream.source import Source
 from trainer.batcher import Batcher
+from trainer.example_ingest import ExampleIngest
 from trainer.features import Features
 from trainer.idmap import IdMap
 from trainer.ingest import Ingest
@@ -48,25 +50,35 @@ def event_schema(config: Config) -> EventSchema:
     return feature_schema(config).event_schema(config.join.label_actions)
 
 
-def build_ingest(config: Config, partitions: tuple[Partition, ...], scratch: Path) -> Ingest:
-    """Build all that lies between the log and the learner."""
+def build_ingest(
+    config: Config, partitions: tuple[Partition, ...], scratch: Path, *, examples: bool = False
+) -> Ingest:
+    """Build all that lies between the log and the learner.
+
+    ``examples``: the log is what workers have joined, and nothing waits for its label.
+    """
     schema = feature_schema(config)
     events = event_schema(config)
     features = Features(schema, config.state)
-    return Ingest(
-        partitions=partitions,
-        order=EventTimeOrder(config.order, events, partitions),
-        join=LabelJoin(config.join, Wait(config.train.positive_at), events),
-        features=features,
-        pending=PendingRows(
+    parts: dict[str, Any] = {
+        "partitions": partitions,
+        "features": features,
+        "pending": PendingRows(
             features.columns(), memory_rows=config.train.pending_rows_in_memory, scratch=scratch
         ),
-        batcher=Batcher(config.train.batch_size),
-        ids=IdMap(config.ids),
-        rehearsal=Rehearsal(config.rehearsal, config.train.seed),
+        "batcher": Batcher(config.train.batch_size),
+        "ids": IdMap(config.ids),
+        "rehearsal": Rehearsal(config.rehearsal, config.train.seed),
+        "request_relative": schema.statistic_columns if schema.request_relative else None,
+        "own_sequences": schema.own_sequence_columns,
+    }
+    if examples:
+        return ExampleIngest(order=config.order, schema=events, **parts)
+    return Ingest(
+        order=EventTimeOrder(config.order, events, partitions),
+        join=LabelJoin(config.join, Wait(config.train.positive_at), events),
         as_served=config.train.as_served,
-        request_relative=schema.statistic_columns if schema.request_relative else None,
-        own_sequences=schema.own_sequence_columns,
+        **parts,
     )
 
 

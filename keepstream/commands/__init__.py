@@ -10,6 +10,7 @@ from keepstream.commands import (
     produce,
     replay,
     simulate,
+    status,
     topics,
     train,
 )
@@ -26,4 +27,5 @@ COMMANDS = (
     compare.COMMAND,
     checkpoints.COMMAND,
     deadletters.COMMAND,
+    status.COMMAND,
 )

@@ -55,7 +55,9 @@ def deadletters(args: argparse.Namespace, out: TextIO) -> int:
     if args.limit < 0:
         raise UsageError("--limit must be 0 or more.")
     if (args.run_folder is None) == (args.config is None):
-        raise UsageError("Name the folder of a run, or a --config whose topic is read: one of them.")
+        raise UsageError(
+            "Name the folder of a run, or a --config whose topic is read: one of them."
+        )
     foreign = 0
     counts: Counter[str] = Counter()
     shown: list[Rejected] = []

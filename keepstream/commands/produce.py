@@ -152,7 +152,7 @@ def _woken(after_s: float | None) -> Iterator[threading.Event]:
     wake = threading.Event()
     timer = threading.Timer(after_s or 0, wake.set)
     timer.daemon = True
-    with Interruption() as interruption:
+    with Interruption("writing what is due") as interruption:
         interruption.then(wake.set)
         if after_s is not None:
             timer.start()

@@ -142,7 +142,10 @@ def _into(args: argparse.Namespace, config: Config, out: TextIO) -> int:
     wake = threading.Event()
     pacer = Pacer(args.speed, wake.wait, time.monotonic) if args.speed is not None else None
     settings = LogWriterConfig(fsync=config.log.fsync)
-    with FileLogWriter(args.into, settings) as writer, Interruption() as interruption:
+    with (
+        FileLogWriter(args.into, settings) as writer,
+        Interruption("writing what is due") as interruption,
+    ):
         interruption.then(wake.set)
         replayed = replay_into(
             lines,

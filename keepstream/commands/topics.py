@@ -134,7 +134,7 @@ def _print(rows: dict[str, Any], out: TextIO) -> None:
         print(f"group {group['group']}: {group['lag']:,} messages behind", file=out)
         for row in group["partitions"]:
             print(
-                f"  {row['partition']:>20} {row['committed']:>12,}  {row['lag']:>12,} behind"
+                f"  {row['partition']:>20} {row['position']:>12,}  {row['lag']:>12,} behind"
                 + ("" if row["lag_s"] is None else f"  {row['lag_s']:,.0f} s"),
                 file=out,
             )

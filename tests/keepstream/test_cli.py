@@ -116,6 +116,7 @@ def every_command(place, tmp_path):
         "compare": ["compare", place / "run", place / "run"],
         "checkpoints": ["checkpoints", "verify", place / "run"],
         "deadletters": ["deadletters", place / "run"],
+        "status": ["status", place / "run"],
     }
 
 

@@ -224,3 +224,69 @@ def test_commands_speak_json_to_scripts_and_text_to_people(world, capfd, name):
     out = capfd.readouterr().out
     assert out.strip()
     assert not out.startswith("{")
+
+
+def test_a_run_says_how_far_it_is_behind_its_topics(world, tmp_path):
+    """The first question about a model that seems stale."""
+    told("produce", "--config", world.config, "--simulate", 500, "--quiet")
+    run = tmp_path / "run"
+    told("train", "--config", world.config, "--until-end", "--quiet", "--run", run)
+    caught_up = told("status", run)
+    told("produce", "--config", world.config, "--simulate", 600, "--seed", 1, "--quiet")
+
+    behind = told("status", run)
+
+    assert (0, 0.0) == (caught_up["lag"], caught_up["lag_s"])
+    assert "checkpoint-00000001" == behind["checkpoint"]
+    assert 0 <= caught_up["age_s"] < 60
+    assert 600 < behind["lag"] == sum(row["lag"] for row in behind["partitions"]) < 900
+    with Topics(world.kafka) as topics:
+        ends = {str(p): end for p, end in topics.ends(world.partitions(2)).items()}
+    assert ends == {row["partition"]: row["next"] for row in behind["partitions"]}
+    assert behind["lag_s"] == max(row["lag_s"] for row in behind["partitions"]) > 0
+    trainer, _ = told("status", "--config", world.config)["groups"]
+    assert behind["partitions"] == trainer["partitions"]
+    _, text = keepstream("status", run)
+    assert f"{behind['lag']:,} messages, {behind['lag_s']:,.0f} s behind" in text
+
+
+def test_a_run_whose_kafka_is_away_still_says_how_far_it_is(world, tmp_path, capsys):
+    """What is known without a broker is told without it."""
+    told("produce", "--config", world.config, "--simulate", 100, "--quiet")
+    run = tmp_path / "run"
+    told("train", "--config", world.config, "--until-end", "--quiet", "--run", run)
+    away = ("--set", "kafka.bootstrap=127.0.0.1:1", "--set", "kafka.connect_s=0.3")
+    capsys.readouterr()
+
+    said = told("status", run, "--config", world.config, *away, code=1)
+
+    assert "checkpoint-00000001" == said["checkpoint"]
+    assert 4 == len(said["partitions"])
+    assert "Nobody listens at 127.0.0.1:1" in capsys.readouterr().err
+
+
+def test_a_run_is_looked_for_where_it_found_kafka_last(world, tmp_path):
+    """A cluster that got another address is the same one, and the run goes on with it."""
+    told("produce", "--config", world.config, "--simulate", 100, "--quiet")
+    run = tmp_path / "run"
+    train = ("train", "--config", world.config, "--until-end", "--quiet", "--run", run)
+    told(*train)
+    other = world.kafka.bootstrap.replace("127.0.0.1", "localhost")
+
+    told(*train, "--set", f"kafka.bootstrap={other}")
+
+    config = json.loads((run / "config.json").read_bytes())
+    assert other == config["tables"]["kafka"]["bootstrap"]
+    assert 0 == told("status", run)["lag"]
+
+
+def test_a_status_can_be_watched(world, tmp_path):
+    """A terminal that is left open, until Ctrl-C."""
+    command = ("status", "--config", world.config, "--watch", 0.1, "--json")
+    with started(*command) as process:
+        seen = [json.loads(process.stdout.readline()) for _ in range(3)]
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=20)
+
+    assert (0, "") == (process.returncode, err)
+    assert 3 == len(seen)
