@@ -182,19 +182,25 @@ class Broker:
             shutil.rmtree(self.folder / f"data-{node}", ignore_errors=True)
 
     def tool(self, name: str, *words: str) -> str:
-        """Run a class of ``org.apache.kafka.tools`` on the cluster; return what it prints."""
+        """Run a class of ``org.apache.kafka.tools`` on the cluster; return what it prints.
+
+        As ``tool("TopicCommand", "--describe")``.
+        """
         inner = ",".join(f"{HOST}:{port}" for _, port, _ in self._ports)
         return self._java(f"org.apache.kafka.tools.{name}", "--bootstrap-server", inner, *words)
 
     def _java_words(self, heap: str, *words: str) -> list[str]:
         """Return the command line that runs a class of Kafka's jars."""
         log4j = f"-Dlog4j2.configurationFile={self.folder / 'log4j2.properties'}"
-        jvm = ["java", f"-Xms{heap}", f"-Xmx{heap}", "-XX:+UseSerialGC", log4j]
-        return [*jvm, "-cp", f"{self._libs}/*", *words]
+        jvm = ["java", f"-Xmx{heap}", "-XX:+UseSerialGC", log4j, "-cp", f"{self._libs}/*"]
+        return [*jvm, *words]
 
     def _java(self, *words: str) -> str:
         done = subprocess.run(
-            self._java_words("128m", *words), capture_output=True, text=True, check=False
+            self._java_words("128m", "-XX:TieredStopAtLevel=1", *words),
+            capture_output=True,
+            text=True,
+            check=False,
         )
         if done.returncode:
             raise NoKafka(f"{words[0]} failed:\n{done.stdout}{done.stderr}")
