@@ -96,6 +96,22 @@ class EventTimeOrder:
         """How many events wait for their turn, those in doubt included."""
         return len(self._held) + int((~self._gone).sum())
 
+    @property
+    def clocks(self) -> npt.NDArray[np.int64]:
+        """The greatest event time read of each partition (n,), ms; `NEVER`: none yet. A copy."""
+        return self._clocks.copy()
+
+    @property
+    def in_doubt(self) -> npt.NDArray[np.bool_]:
+        """Which partitions (n,) have events of which it is not decided what becomes of them."""
+        found = np.zeros(len(self._partitions), np.bool_)
+        found[self._doubted.partition] = True
+        return found
+
+    def begin_at(self, clocks: npt.NDArray[np.int64]) -> None:
+        """Begin in the middle of the logs, where the partitions' clocks (n,) were these."""
+        self._clocks[:] = clocks
+
     def feed(self, block: Block) -> Ordered:
         """Take the next events of the source and return those whose turn has come."""
         before = self._now()

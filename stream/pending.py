@@ -100,6 +100,20 @@ class PendingRows:
                 out[where] = self._chunks[chunk][name][row[where]]
         return taken
 
+    def put(self, seqs: I64, columns: Mapping[str, npt.NDArray[Any]]) -> None:
+        """Write some columns (n of each) into the rows ``seqs`` (n,), which are in memory.
+
+        A `state` taken before shares full chunks with this, and would see it.
+        """
+        if seqs.size and not self.first <= int(seqs.min()) <= int(seqs.max()) < self.next:
+            wrong = seqs[(seqs < self.first) | (seqs >= self.next)]
+            raise RowsGone(int(wrong[0]), self.first, self.next)
+        number, row = np.divmod(seqs, self._chunk_rows)
+        for where, chunk in _runs(number):
+            assert chunk not in self._spilled, "rows in a scratch file stay as they are"
+            for name, values in columns.items():
+                self._chunks[chunk][name][row[where]] = values[where]
+
     def release(self, before_seq: int) -> None:
         """Let the rows below ``before_seq`` go."""
         self.first = min(max(self.first, before_seq), self.next)

@@ -1,0 +1,373 @@
+"""The join of one partition number, that begins where an earlier one was killed.
+
+A worker's examples are a function of its input logs, so nothing is saved: with every record of
+examples goes how far back the logs are to be read again (`stream.examples.Progress`), and readers
+drop what they have (`stream.delivered`). Why that is enough: docs/decisions/0011.
+"""
+
+from collections.abc import Iterable, Mapping
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from stream.events import EventColumns, EventSchema
+from stream.example_columns import ExampleColumns
+from stream.examples import ExampleBlock, Progress
+from stream.join import JoinConfig, Joined, LabelJoin
+from stream.marks import Mark, Marks
+from stream.order import NEVER, EventTimeOrder, OrderConfig, Ordered
+from stream.pending import ColumnSpec, PendingRows
+from stream.policy import Policy
+from stream.position import Offset, Partition, Position
+from stream.source import Block, Rejected
+
+BLOCK_ROWS: Final = 4_096  # examples of a record, at most
+BLOCK_BYTES: Final = 512 << 10  # of their columns, at most: half of what a broker takes by default
+PIECE: Final = 65_536  # events gone through at once: a backlog takes no more memory
+MAX_NAMES: Final = 10_000  # names of scenes kept
+TOLD_MS: Final = 1_000  # how far time goes on before it is told without examples
+
+_COPIED: Final[dict[str, npt.DTypeLike]] = {
+    "ts": np.int64,
+    "at": np.int64,
+    "impression": np.uint64,
+    "user": np.uint64,
+    "item": np.uint64,
+    "request": np.uint64,
+    "scene": np.uint64,
+    "position": np.int32,
+}
+_ORIGIN: Final = {"partition": np.int16, "offset": np.int64, "row": np.int32}
+
+Columns = dict[str, npt.NDArray[Any]]
+
+
+class PartitionJoin:
+    """Joins the partitions of one number, of the topics that are read together.
+
+    Feed it blocks whose partitions are indices into ``inputs``; `take` what is to be written.
+    Memory: what the order and the join hold, a row for each pending impression (their
+    ``max_pending``), the examples since the last `take`, and some thousand marks.
+    """
+
+    def __init__(
+        self,
+        number: int,
+        inputs: tuple[Partition, ...],
+        order: OrderConfig,
+        join: JoinConfig,
+        policy: Policy,
+        schema: EventSchema,
+        progress: Progress | None = None,
+    ) -> None:
+        """Begin, or go on after ``progress``: the newest that was written of this partition.
+
+        ``inputs`` are sorted; they are to be read from `position` on.
+        """
+        assert tuple(sorted(inputs)) == tuple(inputs), "inputs are sorted"
+        self.number = number
+        self.inputs = inputs
+        self._schema = schema
+        self._order = EventTimeOrder(order, schema, inputs)
+        self._join = LabelJoin(join, policy, schema)
+        self._rows = PendingRows(_row_columns(schema))
+        self._window = round(join.window_s * 1000)
+        self._lateness = round(order.lateness_s * 1000)
+        # What may have to do with an impression is younger: its doubles are remembered for window
+        # and remember_s, and what was early for those came early_s before.
+        self._memory = round(1000 * (join.window_s + join.remember_s + join.early_s))
+        self._resumed = progress
+        resume = progress.resume if progress else {}
+        starts = [resume.get(p, (Offset(0), None)) for p in inputs]
+        clocks = np.array([NEVER if c is None else c for _, c in starts], np.int64)
+        self._order.begin_at(clocks)
+        self._position = Position({p: start for p, (start, _) in zip(inputs, starts, strict=True)})
+        step = (self._memory + self._window + self._lateness) // 512
+        self._marks = [
+            Marks(Mark(start, int(clock), NEVER, NEVER), step)
+            for (start, _), clock in zip(starts, clocks, strict=True)
+        ]
+        self._written_below = self._below(progress.settled if progress else {})
+        self._settled: list[ExampleColumns] = []
+        self._size = 0  # of them
+        self._bytes = _row_bytes(schema)
+        self._told: Progress | None = None  # with the newest record
+        self._names: dict[int, str] = {}
+        self._refused: list[Rejected] = []
+
+    @property
+    def position(self) -> Position:
+        """Where the inputs are to be read on."""
+        return self._position
+
+    def feed(self, block: Block) -> None:
+        """Take the next events of the inputs."""
+        if len(self._names) < MAX_NAMES:
+            self._names.update(block.names)
+        self._refuse(block.rejected)
+        self._mark()
+        ordered = self._order.feed(block)
+        self._position = Position({p: block.position.of(p) for p in self.inputs})
+        self._take(ordered)
+
+    def tick(self, elapsed_ms: int) -> None:
+        """Let time pass in which no input brought anything."""
+        self._take(self._order.tick(elapsed_ms))
+
+    def finish(self) -> None:
+        """Settle everything that waits: the logs have ended for good."""
+        self._take(self._order.finish())
+        self._settle(self._join.drain())
+
+    def take(self, *, at_least: int = 0) -> list[ExampleBlock]:
+        """Return what is to be written now, in order; nothing where there are fewer examples.
+
+        Where there are none, a block that only tells the progress, if that has gone on by a second.
+        """
+        if self._size < at_least:
+            return []
+        progress = self._progress()
+        if not self._size:
+            if at_least or not self._has_gone_on(progress):
+                return []
+            self._told = progress
+            return [self._block(ExampleColumns.empty(self._schema), progress)]
+        examples = ExampleColumns.concat(self._settled)
+        self._settled, self._size = [], 0
+        rows = max(1, min(BLOCK_ROWS, BLOCK_BYTES // self._bytes))
+        starts = range(0, len(examples), rows)
+        before = self._told or self._at_first(progress)
+        blocks = [
+            self._block(
+                examples.take(slice(start, start + rows)),
+                progress if start == starts[-1] else before,
+            )
+            for start in starts
+        ]
+        self._told = progress
+        return blocks
+
+    def take_refused(self) -> list[Rejected]:
+        """Return the dead letters since the last call.
+
+        They are to be written before what is taken afterwards: that says they were.
+        """
+        refused, self._refused = self._refused, []
+        return refused
+
+    def counts(self) -> dict[str, int]:
+        """Return the join's counts, and those of the order, since this join began."""
+        return {
+            **self._join.counts(),
+            "held": self._order.held,
+            "late_events": self._order.late,
+            "after_idle": self._order.after_idle,
+            "hurried": self._order.hurried,
+        }
+
+    def _take(self, ordered: Ordered) -> None:
+        self._refuse(ordered.rejected)
+        for start in range(0, len(ordered.events), PIECE):
+            events = ordered.events.take(slice(start, start + PIECE))
+            for some in self._around_resumption(events):
+                self._joined(some)
+        self._settle(self._join.advance(self._order.watermark))
+
+    def _around_resumption(self, events: EventColumns) -> Iterable[EventColumns]:
+        """Yield the events; at the time up to which an earlier join was done, forget as it had."""
+        resumed = self._resumed
+        if resumed is None or resumed.settled_ms is None or resumed.forgotten_ms is None:
+            return [events]
+        if self._join.forgotten_at >= resumed.forgotten_ms or not len(events):
+            return [events]
+        if events.at[-1] < resumed.settled_ms:
+            return [events]
+        return self._forgetting(events, resumed.settled_ms, resumed.forgotten_ms)
+
+    def _forgetting(
+        self, events: EventColumns, at_ms: int, forgotten_ms: int
+    ) -> Iterable[EventColumns]:
+        cut = int(np.searchsorted(events.at, at_ms))
+        yield events.take(slice(0, cut))
+        self._join.forget_until(forgotten_ms)
+        yield events.take(slice(cut, None))
+
+    def _joined(self, events: EventColumns) -> None:
+        joined = self._join.feed(events)
+        self._refuse(self._too_late(events.take(joined.refused)))
+        accepted = events.take(joined.accepted)
+        n = len(accepted)
+        self._rows.append(
+            {
+                **{name: getattr(accepted, name) for name in _COPIED},
+                **{f"origin_{name}": getattr(accepted, name) for name in _ORIGIN},
+                **{f"click_{name}": np.full(n, -1, kind) for name, kind in _ORIGIN.items()},
+                "ids": accepted.ids,
+                "numbers": accepted.numbers,
+                "lists": accepted.lists,
+            }
+        )
+        labels = joined.matched_is_label
+        if labels.any():
+            clicks = joined.matched_event[labels]
+            place = {f"click_{name}": getattr(events, name)[clicks] for name in _ORIGIN}
+            self._rows.put(joined.matched_seq[labels], place)
+        self._settle(joined)
+
+    def _settle(self, joined: Joined) -> None:
+        settled = joined.settled
+        if len(settled):
+            rows = self._rows.take(settled.seq)
+            keep = self._is_new(rows)
+            n = int(np.count_nonzero(keep))
+            if n:
+                columns: Columns = dict(ExampleColumns.empty(self._schema, n).columns())
+                columns |= {name: column[keep] for name, column in rows.items()}
+                columns["label"] = settled.label[keep]
+                columns["label_at"] = settled.label_at[keep]
+                columns["label_kind"] = settled.kind[keep]
+                columns["actions"] = settled.actions[keep]
+                self._settled.append(ExampleColumns(**columns))
+                self._size += n
+        self._rows.release(self._join.first_pending)
+
+    def _is_new(self, rows: Columns) -> npt.NDArray[np.bool_]:
+        """Return which rows (n,) lie behind what an earlier join is known to have written."""
+        message, row = self._written_below
+        partition = rows["origin_partition"]
+        after = rows["origin_offset"] > message[partition]
+        same = rows["origin_offset"] == message[partition]
+        new: npt.NDArray[np.bool_] = after | (same & (rows["origin_row"] >= row[partition]))
+        return new
+
+    def _mark(self) -> None:
+        """Note where the inputs have got to, before what comes next."""
+        clocks, in_doubt = self._order.clocks, self._order.in_doubt
+        for i, partition in enumerate(self.inputs):
+            clock = int(clocks[i])
+            if clock == NEVER or in_doubt[i]:
+                continue
+            self._marks[i].add(
+                Mark(
+                    self._position.of(partition),
+                    clock,
+                    max(clock, self._order.watermark),
+                    self._join.forgotten_at,
+                )
+            )
+
+    def _progress(self) -> Progress:
+        """Return what is true now; never less than what an earlier join has said."""
+        read = {p: self._position.of(p) for p in self.inputs}
+        watermark = self._order.watermark
+        if watermark == NEVER:
+            return self._earlier(read)
+        complete_to = min(watermark, watermark - self._window + 1)
+        earlier = self._resumed
+        if earlier and earlier.complete_to is not None and complete_to < earlier.complete_to:
+            return self._earlier(read)
+        marks = [marks.latest(complete_to) for marks in self._marks]
+        clocks = [mark.clock for mark in marks]
+        settled_ms = None if NEVER in clocks else min(clocks) - self._lateness
+        needed = NEVER if settled_ms is None else settled_ms - self._memory
+        resume = {}
+        for partition, of_input in zip(self.inputs, self._marks, strict=True):
+            of_input.forget(needed)
+            mark = of_input.latest(needed)
+            resume[partition] = (mark.offset, None if mark.clock == NEVER else mark.clock)
+        settled = {p: mark.offset for p, mark in zip(self.inputs, marks, strict=True)}
+        if earlier:
+            settled = {p: max(offset, earlier.settled[p]) for p, offset in settled.items()}
+        forgotten = max(mark.forgotten for mark in marks)
+        return Progress(
+            resume=resume,
+            settled=settled,
+            settled_ms=settled_ms,
+            forgotten_ms=None if forgotten <= NEVER else forgotten,
+            complete_to=complete_to,
+            read=read,
+        )
+
+    def _earlier(self, read: Mapping[Partition, Offset]) -> Progress:
+        earlier = self._resumed
+        if earlier is None:
+            return self._nothing(read)
+        return Progress(
+            resume=earlier.resume,
+            settled=earlier.settled,
+            settled_ms=earlier.settled_ms,
+            forgotten_ms=earlier.forgotten_ms,
+            complete_to=earlier.complete_to,
+            read=read,
+        )
+
+    def _nothing(self, read: Mapping[Partition, Offset]) -> Progress:
+        """Return what holds where nothing is known: all is to be read again."""
+        return Progress(
+            resume={p: (Offset(0), None) for p in self.inputs},
+            settled={p: Offset(0) for p in self.inputs},
+            settled_ms=None,
+            forgotten_ms=None,
+            complete_to=None,
+            read=read,
+        )
+
+    def _at_first(self, now: Progress) -> Progress:
+        return self._earlier(now.read)
+
+    def _has_gone_on(self, progress: Progress) -> bool:
+        told = self._told or self._resumed
+        if progress.complete_to is None:
+            return False
+        if told is None or told.complete_to is None:
+            return True
+        return progress.complete_to - told.complete_to >= TOLD_MS
+
+    def _block(self, examples: ExampleColumns, progress: Progress) -> ExampleBlock:
+        scenes = np.unique(examples.scene).tolist() if len(examples) else []
+        names = {scene: self._names[scene] for scene in scenes if scene in self._names}
+        return ExampleBlock(examples=examples, schema=self._schema, progress=progress, names=names)
+
+    def _below(self, places: Mapping[Partition, Offset]) -> tuple[Any, Any]:
+        offsets = [places.get(p, Offset(0)) for p in self.inputs]
+        return (
+            np.array([o.message for o in offsets], np.int64),
+            np.array([o.row for o in offsets], np.int32),
+        )
+
+    def _refuse(self, letters: Iterable[Rejected]) -> None:
+        written = self._resumed.settled if self._resumed else {}
+        for letter in letters:
+            if (letter.offset, letter.row) >= written.get(letter.partition, Offset(0)):
+                self._refused.append(letter)
+
+    def _too_late(self, events: EventColumns) -> Iterable[Rejected]:
+        for p, offset, row, ts in zip(
+            events.partition.tolist(),
+            events.offset.tolist(),
+            events.row.tolist(),
+            events.ts.tolist(),
+            strict=True,
+        ):
+            partition = self.inputs[p]
+            detail = (
+                f"{partition} at {offset}, row {row}: an impression of ts {ts}, older than all "
+                "that is remembered (join.remember_s)"
+            )
+            yield Rejected(partition, offset, row, "too_late", detail, b"")
+
+
+def _row_columns(schema: EventSchema) -> ColumnSpec:
+    return {
+        **{name: (kind, None) for name, kind in _COPIED.items()},
+        **{f"origin_{name}": (kind, None) for name, kind in _ORIGIN.items()},
+        **{f"click_{name}": (kind, None) for name, kind in _ORIGIN.items()},
+        "ids": (np.uint64, len(schema.ids)),
+        "numbers": (np.float32, len(schema.numbers)),
+        "lists": (np.uint64, schema.list_width),
+    }
+
+
+def _row_bytes(schema: EventSchema) -> int:
+    return 120 + 8 * len(schema.ids) + 4 * len(schema.numbers) + 8 * schema.list_width
