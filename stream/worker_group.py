@@ -10,7 +10,7 @@ import signal
 import socket
 import ssl
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
@@ -41,6 +41,16 @@ class WebPortTaken(KafkaError):
         )
 
 
+class NotAMember(KafkaError):
+    """The group cannot be joined."""
+
+    def __init__(self, config: KafkaConfig, error: BaseException) -> None:
+        super().__init__(
+            f"Kafka at {config.bootstrap} does not let this worker into the group "
+            f"{group_of(config)}: {error}. Look at the broker, and at this user's rights."
+        )
+
+
 class Work(Protocol):
     """What a member does with the partitions it is given. Calls come from several threads."""
 
@@ -64,8 +74,8 @@ class Work(Protocol):
         """Return the next offset to read of the partitions worked on, for displays of lag."""
         ...
 
-    def status(self) -> dict[str, Any]:
-        """Return figures for the web view, JSON-ready."""
+    def status(self, ends: Mapping[Partition, int]) -> dict[str, Any]:
+        """Return figures for the web view, JSON-ready; ``ends`` of partitions, where known."""
         ...
 
 
@@ -88,8 +98,13 @@ class GroupConfig:
     commit_s: float = 5.0  # how often displays of lag learn where it reads: a look takes as long
 
 
+def group_of(config: KafkaConfig) -> str:
+    """Return the name of the workers' group: a trainer commits for displays to ``kafka.group``."""
+    return f"{config.group}-workers"
+
+
 class Group:
-    """One member of the group ``<kafka.group>-workers``.
+    """One member of the workers' group.
 
     Raises what the work raised, `KafkaError` where the member cannot start.
     """
@@ -109,6 +124,7 @@ class Group:
         self._config = config
         self._say = say
         self._leader_jobs = leader_jobs
+        self._ends: dict[Partition, int] = {}  # of the inputs, as last heard
 
     def run(self) -> None:
         """Be a member until SIGINT or SIGTERM, or until the work fails."""
@@ -139,7 +155,8 @@ class Group:
         try:
             await asyncio.wait({starting, ending}, return_when=asyncio.FIRST_COMPLETED)
             if starting.done():
-                starting.result()
+                if error := starting.exception():
+                    raise NotAMember(self._kafka, error) from error
                 await asyncio.wait({ending, crashed}, return_when=asyncio.FIRST_COMPLETED)
         finally:
             committing.cancel()
@@ -163,7 +180,7 @@ class Group:
         kafka, config = self._kafka, self._config
         servers = [server.strip() for server in kafka.bootstrap.split(",")]
         app = _App(
-            f"{kafka.group}-workers",
+            group_of(kafka),
             autodiscover=False,
             broker=";".join(f"aiokafka://{server}" for server in servers),
             broker_client_id=f"keepstream-{config.name}",
@@ -191,8 +208,8 @@ class Group:
         app.on_partitions_assigned.connect(self._assigned, weak=False)
 
         async def page(view: Any, request: Any) -> Any:
-            status = {"name": config.name, "leader": app.is_leader(), **self._work.status()}
-            return view.json(status)
+            member = {"name": config.name, "leader": app.is_leader()}
+            return view.json({**member, **self._work.status(self._ends)})
 
         app.page("/keepstream/", name="keepstream")(page)
         for job in self._leader_jobs:
@@ -218,7 +235,9 @@ class Group:
     async def _commit_again_and_again(self, app: Any) -> None:
         while True:
             await asyncio.sleep(self._config.commit_s)
-            await _commit(app, self._work.positions())
+            positions = self._work.positions()
+            await _commit(app, positions)
+            self._ends = await _ends(app, positions)
 
 
 class _App(faust.App):  # type: ignore[misc]  # Faust has no types
@@ -267,20 +286,35 @@ def _in_thread(run: Callable[[], None]) -> Callable[[], Any]:
 
 async def _commit(app: Any, positions: Mapping[Partition, int]) -> None:
     """Commit what this member is assigned, for displays; what fails is committed the next time."""
-    thread = app.consumer._thread
-    consumer = thread._consumer
-    if consumer is None:
+    if (consumer := app.consumer._thread._consumer) is None:
         return
     mine = consumer.assignment()
     offsets = {
         tp: driver.OffsetAndMetadata(offset, "")
         for partition, offset in positions.items()
-        if (tp := driver.TopicPartition(partition.topic, partition.number)) in mine
+        if (tp := driver.TopicPartition(*partition)) in mine
     }
     if offsets:  # past Faust: it ends a worker whose commit fails
-        commit = asyncio.run_coroutine_threadsafe(consumer.commit(offsets), thread.thread_loop)
         with suppress(Exception):
-            await asyncio.wrap_future(commit)
+            await _on_its_loop(app, consumer.commit(offsets))
+
+
+async def _ends(app: Any, partitions: Iterable[Partition]) -> dict[Partition, int]:
+    """Return the ends of partitions; none while the broker does not answer."""
+    consumer = app.consumer._thread._consumer
+    wanted = [driver.TopicPartition(*partition) for partition in partitions]
+    if consumer is None or not wanted:
+        return {}
+    with suppress(Exception):
+        ends = await _on_its_loop(app, consumer.end_offsets(wanted))
+        return {Partition(tp.topic, tp.partition): end for tp, end in ends.items()}
+    return {}
+
+
+async def _on_its_loop(app: Any, asked: Coroutine[Any, Any, Any]) -> Any:
+    """Await what Faust's consumer does: it has a thread and a loop of its own."""
+    loop = app.consumer._thread.thread_loop
+    return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(asked, loop))
 
 
 def _call(
@@ -334,7 +368,7 @@ class _Sparing(logging.Handler):
 
 
 @contextmanager
-def _said_sparingly(say: Callable[[str], None]) -> Any:
+def _said_sparingly(say: Callable[[str], None]) -> Iterator[None]:
     loggers = [logging.getLogger(name) for name in _LOGGERS]
     before = [(logger.handlers, logger.propagate, logger.level) for logger in loggers]
     handler = _Sparing(say)
