@@ -147,12 +147,13 @@ def load(
             ) from error
         except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
             raise ConfigError(f"{path}: not readable as TOML: {error}") from error
-    config = from_tables(tables, where=str(path or "configuration"))
+    built = _Built(tables)
+    built.again(str(path or "configuration"))
     for name, text in sorted(environment.items()):
         if name.startswith(ENVIRONMENT) and name not in _NO_SETTINGS:
             table, _, key = name.removeprefix(ENVIRONMENT).lower().partition("_")
             _set(tables, table, key, text, name)
-            config = from_tables(tables, where=name)
+            built.again(name)
     for setting in settings:
         place, equals, text = setting.partition("=")
         table, dot, key = place.strip().partition(".")
@@ -160,8 +161,35 @@ def load(
         if not (equals and dot and key):
             raise ConfigError(f"--set {setting}: expected table.key=value, as train.seed=3")
         _set(tables, table, key, text.strip(), f"--set {setting}")
-        config = from_tables(tables, where=f"--set {setting}")
-    return config
+        built.again(f"--set {setting}")
+    return built.config()
+
+
+class _Built:
+    """Builds a configuration as its tables fill, to know which place to blame.
+
+    A place that leaves it unfit is to blame only where no later one makes it fit: some settings go
+    together, as a user's name and a security that asks for one.
+    """
+
+    def __init__(self, tables: Mapping[str, Any]) -> None:
+        self._tables = tables
+        self._found: Config | ConfigError | None = None
+
+    def again(self, where: str) -> None:
+        """Build from what the tables hold by now, the last of it from ``where``."""
+        try:
+            self._found = from_tables(self._tables, where)
+        except ConfigError as error:
+            if not isinstance(self._found, ConfigError):
+                self._found = error
+
+    def config(self) -> Config:
+        """Return the last one. Raises the `ConfigError` of the place since which there is none."""
+        if isinstance(self._found, ConfigError):
+            raise self._found
+        assert self._found is not None, "built at least once"
+        return self._found
 
 
 def from_tables(tables: Mapping[str, Any], where: str = "configuration") -> Config:

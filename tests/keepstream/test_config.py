@@ -45,6 +45,21 @@ def test_the_environment_goes_before_the_file_and_set_before_both(tmp_path: Path
     )
 
 
+def test_settings_that_go_together_may_come_one_by_one(tmp_path: Path) -> None:
+    """A deployment sets each in a variable of its own; what counts is what all of them make."""
+    path = tmp_path / "k.toml"
+    path.write_text('[kafka]\nsecurity = "sasl"\n')
+    environment = {"KEEPSTREAM_KAFKA_SECURITY": "sasl_tls", "KEEPSTREAM_KAFKA_USERNAME": "me"}
+
+    config = load(path, ["kafka.tls_certificate=a.pem", "kafka.tls_key=a.key"], environment)
+
+    assert ("sasl_tls", "me") == (config.kafka.security, config.kafka.username)
+    with pytest.raises(ConfigError, match="KEEPSTREAM_TRAIN_SEEDS"):
+        load(None, ["train.seed=3"], {"KEEPSTREAM_TRAIN_SEEDS": "2"})
+    with pytest.raises(ConfigError, match="--set kafka.tls_key"):
+        load(None, ["kafka.tls_key=a.key", "train.seed=3"], {"KEEPSTREAM_KAFKA_SECURITY": "tls"})
+
+
 def test_a_file_that_is_not_there_or_no_toml_is_named(tmp_path: Path) -> None:
     """The message says which file, and what to do."""
     with pytest.raises(ConfigError, match="keepstream init"):

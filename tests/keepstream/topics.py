@@ -2,6 +2,7 @@
 
 import subprocess
 import threading
+import time
 from collections.abc import Iterable
 from pathlib import Path
 from uuid import uuid4
@@ -11,7 +12,7 @@ from kafka import KafkaAdminClient, KafkaProducer
 from stream.kafka import KafkaConfig
 from stream.kafka_topics import Topics
 from stream.position import Partition
-from tests.keepstream.worlds import CONFIG, configured
+from tests.keepstream.worlds import CONFIG, configured, passes
 
 
 class World:
@@ -60,6 +61,16 @@ class World:
             admin.create_partitions(dict.fromkeys(self.names.values(), count))
         finally:
             admin.close()
+
+    def wait_until_committed(self, process: "subprocess.Popen[str]", count: int = 1) -> None:
+        """Wait until a trainer has committed all that is in the ``count`` partitions of each."""
+        deadline = time.monotonic() + 60
+        with Topics(self.kafka) as topics:
+            ends = topics.ends(self.partitions(count))
+            while topics.committed(f"group-{self.mark}", ends) != ends:
+                assert time.monotonic() < deadline, "the trainer has not come so far"
+                assert process.poll() is None, "the trainer has ended"
+                passes(process, 0.1)
 
     def partitions(self, count: int) -> Iterable[Partition]:
         """Return the partitions of both topics."""
