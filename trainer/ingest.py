@@ -14,6 +14,8 @@ import numpy.typing as npt
 
 from stream.digest import ExamplesDigest
 from stream.events import EventColumns
+from stream.example_join import ExampleJoin
+from stream.example_order import ExampleOrder
 from stream.join import Joined, LabelJoin
 from stream.order import EventTimeOrder, Ordered
 from stream.pending import PendingRows
@@ -99,8 +101,8 @@ class Ingest:
         self,
         *,
         partitions: tuple[Partition, ...],
-        order: EventTimeOrder,
-        join: LabelJoin,
+        order: EventTimeOrder | ExampleOrder,
+        join: LabelJoin | ExampleJoin,
         features: Features,
         pending: PendingRows,
         batcher: Batcher,
