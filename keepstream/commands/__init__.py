@@ -13,6 +13,7 @@ from keepstream.commands import (
     status,
     topics,
     train,
+    worker,
 )
 
 COMMANDS = (
@@ -21,6 +22,7 @@ COMMANDS = (
     features.COMMAND,
     replay.COMMAND,
     train.COMMAND,
+    worker.COMMAND,
     topics.COMMAND,
     produce.COMMAND,
     simulate.COMMAND,
