@@ -340,6 +340,6 @@ def test_topics_that_grow_while_the_history_is_learned_are_read_whole(world, pla
 
     result = json.loads(out)
     assert {n: expected[n] for n in DIGESTS} == {n: result[n] for n in DIGESTS}, said
-    for name in ("events", "impressions", "after_idle", "late_events", "orphans"):
+    for name in ("events", "after_idle", "late_events", "duplicates"):  # more wait at the end
         assert expected["counts"][name] == result["counts"][name], name
     assert "new partitions" in said
