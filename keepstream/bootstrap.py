@@ -113,7 +113,7 @@ class Bootstrap:
         except HandOverGap as gap:
             if not self._live.skip_gap:
                 raise
-            self._say(f'{gap} It is: kafka.lost = "skip".')
+            self._say(f'{gap} The gap is accepted: kafka.lost is "skip".')
 
     def _found(self) -> int:
         self._say("Looking for the end of the history.")
