@@ -83,6 +83,7 @@ def read_examples(
     a quiet log is what its worker tells of, and a partition that is silent has no worker.
     """
     decoder = ExampleDecoder(schema, len(partitions))
+    nothing = ExampleColumns.empty(schema)
     moved = np.full(len(partitions), clock())
     complete: dict[int, int] = {}
     for block in read_blocks(partitions, logs, decoder, position, rule, wait):
@@ -97,4 +98,5 @@ def read_examples(
                 complete[i] = last.complete_to
                 moved[i] = now
         idle = frozenset(i for i in block.idle if now - moved[i] >= idle_s)
-        yield replace(block, progress=progress, idle=idle)
+        events = block.events if len(block.events) else nothing
+        yield replace(block, events=events, progress=progress, idle=idle)

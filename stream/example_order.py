@@ -59,7 +59,8 @@ class ExampleOrder:
         came[events.partition] = True
         self._idle = _mask(block.idle, came.size)
         self._ended = (self._ended & ~came) | _mask(block.ended, came.size)
-        if isinstance(events, ExampleColumns) and len(events):
+        if len(events):
+            assert isinstance(events, ExampleColumns), "its source reads examples"
             self._hold(events)
         for p, progress in block.progress.items():
             self._delivered[p].advance(progress)

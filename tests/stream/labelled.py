@@ -58,9 +58,7 @@ def labelled(
 
 def progress(complete_to: int | None) -> Progress:
     """Return what a worker says that knows only up to when its examples are complete."""
-    return Progress(
-        resume={}, settled={}, settled_ms=None, forgotten_ms=None, complete_to=complete_to, read={}
-    )
+    return Progress(resume={}, settled={}, complete_to=complete_to, read={})
 
 
 def story(events: EventColumns, joined: Joined) -> list[tuple[str, int, int]]:
