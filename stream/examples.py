@@ -72,8 +72,6 @@ class Progress:
     settled: Mapping[
         Partition, Offset
     ]  # every event before it has had its example written, or none
-    settled_ms: int | None  # no event from `settled` on has an earlier `at`; None: unknown
-    forgotten_ms: int | None  # for the join that goes on: by then it remembers nothing older
     complete_to: int | None  # ms: every impression with an `at` before it has been written
     read: Mapping[Partition, Offset]  # what was to be read next when it was written
 
@@ -87,8 +85,6 @@ class Progress:
             {
                 "format": FORMAT,
                 "inputs": inputs,
-                "settled_ms": self.settled_ms,
-                "forgotten_ms": self.forgotten_ms,
                 "complete_to": self.complete_to,
             }
         )
@@ -109,8 +105,6 @@ class Progress:
             return cls(
                 resume=resume,
                 settled=settled,
-                settled_ms=told["settled_ms"],
-                forgotten_ms=told["forgotten_ms"],
                 complete_to=told["complete_to"],
                 read=read,
             )

@@ -144,15 +144,6 @@ class LabelJoin:
         """The seq of the next impression accepted."""
         return int(self._cursor[kernel.NEXT])
 
-    @property
-    def forgotten_at(self) -> int:
-        """The `at` of the newest impression that is not remembered any more, ms."""
-        return int(self._cursor[kernel.FORGOTTEN_AT])
-
-    def forget_until(self, at_ms: int) -> None:
-        """Refuse impressions up to ``at_ms`` from now on, as if one of then had been forgotten."""
-        self._cursor[kernel.FORGOTTEN_AT] = max(self.forgotten_at, at_ms)
-
     def feed(self, events: EventColumns) -> Joined:
         """Take the next events, in canonical order."""
         self._check_order(events.at)

@@ -302,6 +302,7 @@ def feed(
     tables have room for every event of the block, up to their bounds.
     """
     fate = np.zeros(at.size, np.uint8)
+    memory = max(limits[WINDOW] + limits[REMEMBER], 1)  # what is older may have been forgotten
     for i in range(at.size):
         now = at[i]
         key = impression[i]
@@ -322,7 +323,7 @@ def feed(
                 )
         elif seq != FREE:
             cursor[DUPLICATES] += 1
-        elif ts[i] <= cursor[FORGOTTEN_AT]:
+        elif ts[i] <= max(cursor[FORGOTTEN_AT], now - memory):
             cursor[TOO_LATES] += 1
             fate[i] = TOO_LATE
         else:

@@ -155,24 +155,32 @@ class StockFetch:
         consumer = self._consumer
         fetching = sorted(consumer.assignment() - consumer.paused())
         found: dict[TopicPartition, list[Chunk]] = {}
+        # The fetcher would go round for ever in records whose unpacking has failed, unless the
+        # position is another: then it lets go of them.
+        positions = {tp: consumer.position(tp) for tp in fetching}
+        for tp, position in positions.items():
+            consumer.seek(tp, position + 1)
+        self._error(0)
+        for tp, position in positions.items():
+            consumer.seek(tp, position)
         consumer.pause(*fetching)
         for tp in fetching:
             consumer.resume(tp)
             try:
                 if error := self._error():
+                    consumer.seek(tp, positions[tp])
                     bad = self._pass_by(tp, error)
                     found[tp], self._ends[tp] = [BadChunk(bad)], bad.next
+                consumer.seek(tp, bad.next if error else positions[tp])  # to be read again
             finally:
                 consumer.pause(tp)
         consumer.resume(*fetching)
         return found
 
-    def _error(self) -> Exception | None:
-        """Return why the one partition that is fetched cannot be read."""
-        tp = next(iter(self._consumer.assignment() - self._consumer.paused()))
-        position = self._consumer.position(tp)
+    def _error(self, wait_ms: int = _SKIP_POLL_MS) -> Exception | None:
+        """Fetch, and drop what comes; return why it cannot be read."""
         try:
-            self._consumer.poll(_SKIP_POLL_MS)
+            self._consumer.poll(wait_ms)
         except (CorruptRecordError, UnsupportedCodecError) as error:
             found: Exception = error
             return found
@@ -180,8 +188,6 @@ class StockFetch:
             raise
         except Exception as error:  # noqa: BLE001  # each codec has errors of its own
             return error
-        finally:
-            self._consumer.seek(tp, position)  # what was read is read again
         return None
 
     def _pass_by(self, tp: TopicPartition, error: Exception) -> BadBatch:

@@ -93,12 +93,9 @@ class KafkaReader:
         self._say = say
         self._closed = threading.Event()
         self._all = partitions is None  # then more of them are a reason to end
+        watch = {"metadata_max_age_ms": round(1000 * config.watch_s)}
         self._consumer = connect(
-            KafkaConsumer,
-            config,
-            **consumer_settings(config),
-            **SETTINGS,
-            metadata_max_age_ms=round(1000 * config.watch_s),
+            KafkaConsumer, config, **(consumer_settings(config) | watch | SETTINGS)
         )
         try:
             self._watch = TopicWatch(self._consumer, topics, config)

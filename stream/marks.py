@@ -4,7 +4,6 @@ from collections import deque
 from dataclasses import dataclass
 from typing import Final
 
-from stream.order import NEVER
 from stream.position import Offset
 
 MOST: Final = 1024  # marks of an input: a step is 1/512 of what must be read again, at most
@@ -17,7 +16,6 @@ class Mark:
     offset: Offset  # the next to read
     clock: int  # the greatest event time read before it, ms; `NEVER`: nothing was
     before: int  # every event before it has a smaller or the same `at`, ms
-    forgotten: int  # by then the join remembered nothing older, ms
 
 
 class Marks:
@@ -50,6 +48,3 @@ class Marks:
         """Let go of the marks before `latest` of ``at_ms``."""
         while len(self._marks) > 1 and self._marks[1].before < at_ms:
             self._marks.popleft()
-
-
-FIRST: Final = Mark(Offset(0), NEVER, NEVER, NEVER)

@@ -85,7 +85,7 @@ class PartitionJoin:
         self._position = Position({p: start for p, (start, _) in zip(inputs, starts, strict=True)})
         step = (self._memory + self._window + self._lateness) // 512
         self._marks = [
-            Marks(Mark(start, int(clock), NEVER, NEVER), step)
+            Marks(Mark(start, int(clock), NEVER), step)
             for (start, _), clock in zip(starts, clocks, strict=True)
         ]
         self._written_below = self._below(progress.settled if progress else {})
@@ -170,28 +170,8 @@ class PartitionJoin:
         self._refuse(ordered.rejected)
         for start in range(0, len(ordered.events), PIECE):
             events = ordered.events.take(slice(start, start + PIECE))
-            for some in self._around_resumption(events):
-                self._joined(some)
+            self._joined(events)
         self._settle(self._join.advance(self._order.watermark))
-
-    def _around_resumption(self, events: EventColumns) -> Iterable[EventColumns]:
-        """Yield the events; at the time up to which an earlier join was done, forget as it had."""
-        resumed = self._resumed
-        if resumed is None or resumed.settled_ms is None or resumed.forgotten_ms is None:
-            return [events]
-        if self._join.forgotten_at >= resumed.forgotten_ms or not len(events):
-            return [events]
-        if events.at[-1] < resumed.settled_ms:
-            return [events]
-        return self._forgetting(events, resumed.settled_ms, resumed.forgotten_ms)
-
-    def _forgetting(
-        self, events: EventColumns, at_ms: int, forgotten_ms: int
-    ) -> Iterable[EventColumns]:
-        cut = int(np.searchsorted(events.at, at_ms))
-        yield events.take(slice(0, cut))
-        self._join.forget_until(forgotten_ms)
-        yield events.take(slice(cut, None))
 
     def _joined(self, events: EventColumns) -> None:
         joined = self._join.feed(events)
@@ -253,7 +233,6 @@ class PartitionJoin:
                     self._position.of(partition),
                     clock,
                     max(clock, self._order.watermark),
-                    self._join.forgotten_at,
                 )
             )
 
@@ -269,8 +248,8 @@ class PartitionJoin:
             return self._earlier(read)
         marks = [marks.latest(complete_to) for marks in self._marks]
         clocks = [mark.clock for mark in marks]
-        settled_ms = None if NEVER in clocks else min(clocks) - self._lateness
-        needed = NEVER if settled_ms is None else settled_ms - self._memory
+        # No event behind these marks is earlier than its clock there less the lateness.
+        needed = NEVER if NEVER in clocks else min(clocks) - self._lateness - self._memory
         resume = {}
         for partition, of_input in zip(self.inputs, self._marks, strict=True):
             of_input.forget(needed)
@@ -279,12 +258,9 @@ class PartitionJoin:
         settled = {p: mark.offset for p, mark in zip(self.inputs, marks, strict=True)}
         if earlier:
             settled = {p: max(offset, earlier.settled[p]) for p, offset in settled.items()}
-        forgotten = max(mark.forgotten for mark in marks)
         return Progress(
             resume=resume,
             settled=settled,
-            settled_ms=settled_ms,
-            forgotten_ms=None if forgotten <= NEVER else forgotten,
             complete_to=complete_to,
             read=read,
         )
@@ -296,8 +272,6 @@ class PartitionJoin:
         return Progress(
             resume=earlier.resume,
             settled=earlier.settled,
-            settled_ms=earlier.settled_ms,
-            forgotten_ms=earlier.forgotten_ms,
             complete_to=earlier.complete_to,
             read=read,
         )
@@ -307,8 +281,6 @@ class PartitionJoin:
         return Progress(
             resume={p: (Offset(0), None) for p in self.inputs},
             settled={p: Offset(0) for p in self.inputs},
-            settled_ms=None,
-            forgotten_ms=None,
             complete_to=None,
             read=read,
         )

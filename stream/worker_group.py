@@ -28,7 +28,16 @@ _NEVER_S: Final = 10 * 365 * 86_400.0  # Faust's consumer polls nothing, ever, a
 _SAY_AGAIN_S: Final = 30.0  # a client that cannot reach its broker says so ten times a second
 _STOP_S: Final = 10.0  # what stopping may take: a supervisor kills after about as long
 _LOGGERS: Final = ("faust", "mode", "aiokafka")
-_ORDINARY: Final = ("because it is rebalancing",)  # what they warn of, and is as it should be
+_ORDINARY: Final = (  # of what aiokafka warns: a rebalance, or a broker that is away. The reader of
+    # the messages says that in a line
+    "because it is rebalancing",
+    "Heartbeat session expired",
+    "Marking the coordinator dead",
+    "NotAvailableError",
+    "NodeNotReadyError",
+    "is either not started or not valid",
+    "metadata from",
+)
 
 
 class WebPortTaken(KafkaError):
@@ -286,8 +295,8 @@ def _in_thread(run: Callable[[], None]) -> Callable[[], Any]:
 
 async def _commit(app: Any, positions: Mapping[Partition, int]) -> None:
     """Commit what this member is assigned, for displays; what fails is committed the next time."""
-    if (consumer := app.consumer._thread._consumer) is None:
-        return
+    if (consumer := app.consumer._thread._consumer) is None or app.rebalancing:
+        return  # a commit of a generation that is over makes aiokafka join the group anew
     mine = consumer.assignment()
     offsets = {
         tp: driver.OffsetAndMetadata(offset, "")
@@ -358,13 +367,14 @@ class _Sparing(logging.Handler):
         self._said: dict[str, float] = {}  # by the line's template: as many as the libraries have
 
     def emit(self, record: logging.LogRecord) -> None:
-        if any(words in str(record.msg) for words in _ORDINARY):
+        line = record.getMessage().strip()
+        if any(words in line for words in _ORDINARY):
             return
         now = time.monotonic()
         template = f"{record.name} {record.msg}"
         if now - self._said.get(template, -_SAY_AGAIN_S) >= _SAY_AGAIN_S:
             self._said[template] = now
-            self._say_line(f"{record.name.partition('.')[0]}: {record.getMessage().strip()}")
+            self._say_line(f"{record.name.partition('.')[0]}: {line}")
 
 
 @contextmanager

@@ -271,12 +271,21 @@ def test_an_impression_that_may_have_been_learned_and_forgotten_is_refused():
     """To learn it again would count it twice; to drop it silently would lose it."""
     using = join()
     using.feed(columns([shown(1, 0), shown(2, WINDOW + REMEMBER)]))
-    again = columns([shown(1, 0), shown(3, 1)])
+    again = columns([shown(1, 0), shown(3, 2)])
     again.at[:] = WINDOW + REMEMBER + 1
     joined = using.feed(again)
 
     assert ([1], [0]) == (joined.accepted.tolist(), joined.refused.tolist())
     assert 1 == using.counts()["too_late"]
+
+
+def test_what_is_too_late_does_not_depend_on_what_was_there():
+    """A join that begins in the middle of a log must refuse what the one before it refused."""
+    using = join()
+    late = columns([shown(1, 0), shown(2, 1), shown(3, 2)])
+    late.at[:] = WINDOW + REMEMBER + 1
+
+    assert [0, 1] == using.feed(late).refused.tolist()
 
 
 def test_the_oldest_settle_early_when_too_many_wait():

@@ -174,7 +174,7 @@ def killed(messages, rng):
 
 @settings(max_examples=30)
 @given(st.integers(0, 10**9), st.sampled_from([1, 3, 20]))
-@example(0, 1)
+@example(24540971, 1)  # inputs far apart: the one ahead has forgotten more
 def test_a_join_that_is_killed_changes_nothing(seed, per_message):
     """Every impression comes out once, with its label, whoever dies, and whoever lives too long."""
     messages = packed(log_of(seed), per_message)
@@ -261,9 +261,9 @@ def test_time_is_told_without_examples():
 
 def test_marks_are_bounded():
     """Inputs that are far apart in time take no more memory."""
-    marks = Marks(Mark(Offset(0), NEVER, NEVER, NEVER), 10)
+    marks = Marks(Mark(Offset(0), NEVER, NEVER), 10)
     for k in range(1, 20_000):
-        marks.add(Mark(Offset(k), k * 7, k * 7, NEVER))
+        marks.add(Mark(Offset(k), k * 7, k * 7))
 
     assert len(marks._marks) <= MOST
     assert 0 == marks.latest(5).offset.message
