@@ -224,6 +224,7 @@ class _Output:
         self._status.refused(letters)
         if letters and self._letters is not None:
             self._letters.extend(letters)
+            self._writer.flush()
 
     def flush(self) -> None:
         """Return when all is acknowledged. Raises `KafkaUnreachable` after some seconds."""
