@@ -15,6 +15,8 @@ from stream.blocks import BlockRule, Fetched
 from stream.events import EventSchema
 from stream.example_blocks import ExampleRecord, read_examples
 from stream.examples import encode
+from stream.examples_source import ExamplesSource
+from stream.kafka_writer import KafkaWriter
 from stream.listsource import ListSource
 from stream.partition_join import PartitionJoin
 from stream.policy import Wait
@@ -181,7 +183,7 @@ def four(remembering, tmp_path_factory):
     return expected, [written(remembering, world, p, seed=p) for p in range(4)]
 
 
-@settings(max_examples=8)
+@settings(max_examples=6)
 @given(st.integers(1, 300), st.sets(st.integers(0, 30), max_size=3))
 def test_the_examples_of_a_worker_teach_what_their_log_teaches(
     one, config, tmp_path_factory, block_events, kills
@@ -195,7 +197,7 @@ def test_the_examples_of_a_worker_teach_what_their_log_teaches(
     assert counts.join["duplicates"] > 0  # the workers were killed
 
 
-@settings(max_examples=8)
+@settings(max_examples=6)
 @given(st.integers(0, 99), st.integers(1, 300), st.sets(st.integers(0, 30), max_size=3))
 def test_the_examples_of_four_workers_teach_what_their_log_teaches(
     four, remembering, tmp_path_factory, turns, block_events, kills
@@ -209,3 +211,40 @@ def test_the_examples_of_four_workers_teach_what_their_log_teaches(
 
     assert expected == actual
     assert counts.join["duplicates"] > 0
+
+
+@pytest.mark.kafka
+def test_trainers_on_kafka_learn_what_the_log_teaches_whenever_they_are_restarted(
+    four, remembering, kafka, topic, tmp_path
+):
+    """Each of them reads all of the topic, by the positions of its own checkpoints."""
+    expected, logs = four
+    name = topic("examples", len(logs))
+    with KafkaWriter(kafka) as writer:
+        for p, records in enumerate(logs):
+            for record in records:
+                writer.append(Partition(name, p), record.value, headers=record.headers)
+    schema = event_schema(remembering)
+
+    for every in (1_000, 3):  # blocks, after which a trainer is put into new parts
+        saved, over = None, False
+        while not over:
+            position = (
+                Position() if saved is None else Position.from_json(saved["ingest"]["position"])
+            )
+            source = ExamplesSource(kafka, name, schema, position=position, block_events=150)
+            ingest = build_ingest(remembering, source.partitions, tmp_path, examples=True)
+            training = build_training(remembering, None, tmp_path)
+            if saved is not None:
+                ingest.restore(saved["ingest"])
+                training.restore(saved["training"])
+            for number, block in enumerate(source, 1):
+                learn(ingest, training, ingest.feed(block))
+                over = len(block.ended) == len(logs)
+                if number == every:
+                    break
+            source.close()
+            saved = {"ingest": ingest.state(), "training": training.state()}
+        learn(ingest, training, ingest.finish())
+
+        assert expected == figures(ingest, training)
