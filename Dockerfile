@@ -28,7 +28,6 @@ USER keepstream
 WORKDIR /runs
 # Compiles the kernels into the image: a new container then starts in seconds, not half a minute.
 RUN keepstream demo --folder /tmp/demo --impressions 2000 --seconds 1 --quiet && rm -r /tmp/demo
-VOLUME ["/runs", "/var/cache/keepstream"]
 EXPOSE 6066
 # No HEALTHCHECK: only a worker answers on a port, and compose.yaml asks it. A trainer that waits for
 # Kafka is well; one that is not ends by itself.
