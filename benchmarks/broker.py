@@ -249,6 +249,7 @@ class Broker:
             "share.coordinator.state.topic.replication.factor": replicas,
             "share.coordinator.state.topic.min.isr": max(1, replicas - 1),
             "group.initial.rebalance.delay.ms": 0,
+            "group.min.session.timeout.ms": 1000,  # a killed member is noticed after it, not 6 s
             "auto.create.topics.enable": "false",
             "broker.heartbeat.interval.ms": 500,
             "broker.session.timeout.ms": 3000,  # a killed one may come back after this, not 9 s

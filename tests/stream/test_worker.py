@@ -1,4 +1,5 @@
 import json
+import os
 import random
 import threading
 import urllib.request
@@ -236,7 +237,8 @@ def test_workers_come_and_go(kafka, topic, tmp_path):
 def test_killed_workers_write_what_undisturbed_ones_do(kafka, topic, tmp_path):
     """By kill -9 in the middle, again and again: every impression comes through once."""
     here, written = world(topic, partitions=2), lines(seed=9, impressions=6000, partitions=2)
-    config, wanted = here.config(kafka), expected(written)
+    soon = {} if os.environ.get("KEEPSTREAM_TEST_BOOTSTRAP") else {"session_s": 2.0}
+    config, wanted = here.config(kafka, **soon), expected(written)
     rng = random.Random(9)
 
     with processes() as running:
@@ -246,7 +248,7 @@ def test_killed_workers_write_what_undisturbed_ones_do(kafka, topic, tmp_path):
                 worker = Process(config, tmp_path, f"w{tenth}")
                 running.append(worker)
                 before = read(kafka, here).records
-                wait_until(lambda n=before: read(kafka, here).records > n, "records", 30)
+                wait_until(lambda n=before: read(kafka, here).records > n, "records")
                 worker.kill()
         running.append(Process(config, tmp_path, "last"))
         all_there(kafka, here, wanted)

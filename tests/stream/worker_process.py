@@ -38,6 +38,7 @@ def main():
         topics=tuple(asked["topics"]),
         order=ORDER,
         join=JOIN,
+        block_events=asked["block_events"],
     )
     group = GroupConfig(name=name, web_port=asked["web_port"], commit_s=0.5)
     work = SlowWork(config, say)

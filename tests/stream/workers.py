@@ -30,6 +30,8 @@ SCHEMA = EventSchema(ids=("category",), numbers=("age",))
 ORDER = OrderConfig(lateness_s=10.0, idle_s=3600.0)  # never idle: the result is the logs' alone
 JOIN = JoinConfig(window_s=60.0, early_s=30.0, remember_s=60.0)
 END_MS = 1000 * round(2 * JOIN.window_s + ORDER.lateness_s)  # after it all has settled
+BLOCK_EVENTS = 64  # places from which to go on are block ends: many
+SESSION_S = 6.0  # the least that brokers take who are not told otherwise
 ROOT = Path(__file__).resolve().parents[2]
 DEADLINE_S = 90.0  # nothing takes so long: the machine may be busy
 
@@ -45,14 +47,14 @@ class World(NamedTuple):
 
     def config(self, kafka, **settings):
         """Return what a worker is to do."""
-        topics = {"examples": self.examples, "deadletters": self.letters}
-        group = {"group": self.examples, "session_s": 6.0}  # the least that brokers take
+        settings = {"group": self.examples, "session_s": SESSION_S, **settings}
         return WorkConfig(
-            kafka=replace(kafka, **topics, **group, **settings),
+            kafka=replace(kafka, examples=self.examples, deadletters=self.letters, **settings),
             schema=SCHEMA,
             topics=(self.impressions, self.feedback),
             order=ORDER,
             join=JOIN,
+            block_events=BLOCK_EVENTS,
         )
 
 
@@ -190,6 +192,7 @@ class Process:
             "topics": list(config.topics),
             "name": name,
             "web_port": web_port,
+            "block_events": config.block_events,
             "stall_s": stall_s,  # how long its first step takes
         }
         with self._log.open("ab") as log:
