@@ -146,7 +146,9 @@ def _sorted(config: Config) -> bool:
 class Bounded:
     """A source that ends the first time it is silent and ``over()`` says that this was the end.
 
-    ``on_close`` is called when it is closed, from whatever thread: it wakes what waits.
+    ``on_close`` is called when it is closed, from whatever thread: it wakes what waits. A partition
+    of ``examples`` is idle only where its worker is gone, but each of their messages says
+    something: a block that says nothing is silence.
     """
 
     def __init__(
@@ -154,7 +156,10 @@ class Bounded:
         source: Source,
         over: Callable[[], bool] = lambda: False,
         on_close: Callable[[], None] = lambda: None,
+        *,
+        examples: bool = False,
     ) -> None:
+        self._examples = examples
         self._source = source
         self._over = over
         self._on_close = on_close
@@ -177,11 +182,17 @@ class Bounded:
     def __iter__(self) -> Iterator[Block]:
         over = False
         for block in self._source:
-            silent = not len(block.events) and len(block.idle) == len(self.partitions)
-            if silent and over:
+            if over and self._is_silent(block):
                 return  # it was over before this look at the log, which found nothing more
             over = self._over()
             yield block
+
+    def _is_silent(self, block: Block) -> bool:
+        if len(block.events):
+            return False
+        if self._examples:
+            return not (block.rejected or block.progress)
+        return len(block.idle) == len(self.partitions)
 
     def close(self) -> None:
         """Wake what waits, and close the source."""

@@ -75,13 +75,19 @@ def rows_of(ends: TopicEnds, positions: Mapping[Partition, int]) -> list[dict[st
     ]
 
 
+def total(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return the lag of all partitions: messages together, the time of the worst."""
+    times = [row["lag_s"] for row in rows if row["lag_s"] is not None]
+    return {"lag": sum(row["lag"] for row in rows), "lag_s": max(times, default=None)}
+
+
 def group_rows(
     topics: Topics, ends: TopicEnds, group: str, partitions: Iterable[Partition]
 ) -> dict[str, Any]:
     """Return what a group has committed of ``partitions``, and its lag; others are left out."""
     committed = topics.committed(group, partitions)
     rows = rows_of(ends, {p: o for p, o in committed.items() if o is not None})
-    return {"group": group, "lag": sum(row["lag"] for row in rows), "partitions": rows}
+    return {"group": group, **total(rows), "partitions": rows}
 
 
 def describe(config: Config, groups: Sequence[str]) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import Any
 from keepstream.commands.command import UsageError
 from keepstream.config import Config, from_tables
 from keepstream.kafka import groups_of, topics_read
-from keepstream.lag import TopicEnds, group_rows, rows_of
+from keepstream.lag import TopicEnds, group_rows, rows_of, total
 from keepstream.runs import tables_of_run
 from stream.examples import PROGRESS, NotExamples, Progress
 from stream.kafka_batches import Record
@@ -80,12 +80,6 @@ def kafka_standing(config: Config) -> dict[str, Any]:
         "groups": groups,
         "workers": _workers(config, ends),
     }
-
-
-def total(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """Return the lag of all partitions: messages together, the time of the worst."""
-    times = [row["lag_s"] for row in rows if row["lag_s"] is not None]
-    return {"lag": sum(row["lag"] for row in rows), "lag_s": max(times, default=None)}
 
 
 def _workers(config: Config, ends: TopicEnds) -> list[dict[str, Any]]:

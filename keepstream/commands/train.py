@@ -92,7 +92,9 @@ def train(args: argparse.Namespace, out: TextIO) -> int:
 
         def open_source(schema: EventSchema, position: Position) -> Source:
             source = opened(schema, position)
-            return Bounded(source, lambda: True) if args.until_end else source
+            if not args.until_end:
+                return source
+            return Bounded(source, lambda: True, examples=on_kafka and reads_examples(config))
 
         return open_source
 

@@ -1,5 +1,6 @@
 """Small worlds in topics of a real Kafka: made, filled, and a configuration that names them."""
 
+import re
 import subprocess
 import threading
 import time
@@ -42,13 +43,16 @@ class World:
                 topics.create(self.letters, 1)
 
     def write(self, log: dict[Partition, list[bytes]]) -> None:
-        """Append the messages of a log, as any producer would."""
+        """Append the messages of a log, as any producer would when their events happened."""
         producer = KafkaProducer(bootstrap_servers=self.kafka.bootstrap, linger_ms=5)
         try:
             for partition, values in log.items():
                 for value in values:
                     producer.send(
-                        self.names[partition.topic], value=value, partition=partition.number
+                        self.names[partition.topic],
+                        value=value,
+                        partition=partition.number,
+                        timestamp_ms=newest_ms(value),
                     )
             producer.flush()
         finally:
@@ -75,6 +79,11 @@ class World:
     def partitions(self, count: int) -> Iterable[Partition]:
         """Return the partitions of both topics."""
         return [Partition(name, n) for name in self.names.values() for n in range(count)]
+
+
+def newest_ms(value: bytes) -> int | None:
+    """Return the time of a message's newest event."""
+    return max((int(ts) for ts in re.findall(rb'"ts":(\d{13})', value)), default=None)
 
 
 class Said:
