@@ -35,16 +35,6 @@ def config(tmp_path_factory):
     return load(path, ["train.batch_size=32", "ids.max_rows=2000"])
 
 
-@pytest.fixture(scope="module")
-def remembering(tmp_path_factory):
-    """Return a configuration under which nothing comes too late.
-
-    What does is refused by what was forgotten last, of all partitions or of a worker's own.
-    """
-    path = configured(tmp_path_factory.mktemp("config"))
-    return load(path, ["train.batch_size=32", "ids.max_rows=2000", "join.remember_s=100000"])
-
-
 class Records:
     """The records of a partition of examples in memory, a few at a time."""
 
@@ -175,12 +165,12 @@ def one(config, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def four(remembering, tmp_path_factory):
+def four(config, tmp_path_factory):
     """Return the same of a world of four partitions."""
     scratch = tmp_path_factory.mktemp("four")
     world = messages(1_600, per_message=PER_MESSAGE, partitions=4, seed=1)
-    expected = of_events(remembering, world, scratch)
-    return expected, [written(remembering, world, p, seed=p) for p in range(4)]
+    expected = of_events(config, world, scratch)
+    return expected, [written(config, world, p, seed=p) for p in range(4)]
 
 
 @settings(max_examples=6)
@@ -200,13 +190,13 @@ def test_the_examples_of_a_worker_teach_what_their_log_teaches(
 @settings(max_examples=6)
 @given(st.integers(0, 99), st.integers(1, 300), st.sets(st.integers(0, 30), max_size=3))
 def test_the_examples_of_four_workers_teach_what_their_log_teaches(
-    four, remembering, tmp_path_factory, turns, block_events, kills
+    four, config, tmp_path_factory, turns, block_events, kills
 ):
     """Read in any order, cut anyhow, written twice, resumed anywhere: the same weights."""
     expected, logs = four
     scratch = tmp_path_factory.mktemp("scratch")
     actual, counts = of_examples(
-        remembering, logs, scratch, turns=turns, block_events=block_events, kills=kills
+        config, logs, scratch, turns=turns, block_events=block_events, kills=kills
     )
 
     assert expected == actual
@@ -215,7 +205,7 @@ def test_the_examples_of_four_workers_teach_what_their_log_teaches(
 
 @pytest.mark.kafka
 def test_trainers_on_kafka_learn_what_the_log_teaches_whenever_they_are_restarted(
-    four, remembering, kafka, topic, tmp_path
+    four, config, kafka, topic, tmp_path
 ):
     """Each of them reads all of the topic, by the positions of its own checkpoints."""
     expected, logs = four
@@ -224,7 +214,7 @@ def test_trainers_on_kafka_learn_what_the_log_teaches_whenever_they_are_restarte
         for p, records in enumerate(logs):
             for record in records:
                 writer.append(Partition(name, p), record.value, headers=record.headers)
-    schema = event_schema(remembering)
+    schema = event_schema(config)
 
     for every in (1_000, 3):  # blocks, after which a trainer is put into new parts
         saved, over = None, False
@@ -233,8 +223,8 @@ def test_trainers_on_kafka_learn_what_the_log_teaches_whenever_they_are_restarte
                 Position() if saved is None else Position.from_json(saved["ingest"]["position"])
             )
             source = ExamplesSource(kafka, name, schema, position=position, block_events=150)
-            ingest = build_ingest(remembering, source.partitions, tmp_path, examples=True)
-            training = build_training(remembering, None, tmp_path)
+            ingest = build_ingest(config, source.partitions, tmp_path, examples=True)
+            training = build_training(config, None, tmp_path)
             if saved is not None:
                 ingest.restore(saved["ingest"])
                 training.restore(saved["training"])
