@@ -50,11 +50,11 @@ class NotExamples(ValueError):
 
 
 class MissingFeature(ValueError):
-    """The examples do not carry a feature that is asked for."""
+    """The examples do not carry a feature that is asked for, or not enough of a list."""
 
-    def __init__(self, kind: str, name: str, there: Sequence[str]) -> None:
+    def __init__(self, what: str, there: str) -> None:
         super().__init__(
-            f"The examples carry no {kind} {name!r}; they have: {', '.join(there) or 'none'}. Add "
+            f"The examples carry no {what}; they have {there}. Add "
             "it to the [features] of the workers' configuration and restart them, or take it out "
             "of the trainer's."
         )
@@ -180,7 +180,7 @@ def decode(value: bytes, headers: Headers) -> ExampleBlock:
 def select(block: ExampleBlock, schema: EventSchema) -> ExampleColumns:
     """Return the examples with the features of ``schema`` only. Raises `MissingFeature`.
 
-    Of a list the first values are taken, as many as asked for; a shorter one is padded.
+    Of a list the first values are taken, as many as asked for.
     """
     have, examples, n = block.schema, block.examples, len(block)
     if have == schema:
@@ -192,11 +192,11 @@ def select(block: ExampleBlock, schema: EventSchema) -> ExampleColumns:
         start += width
     start = 0
     for name, width in schema.lists:
-        if name not in starts:
-            raise MissingFeature("list", name, [*starts])
-        first, there = starts[name]
-        some = min(width, there)
-        lists[:, start : start + some] = examples.lists[:, first : first + some]
+        first, there = starts.get(name, (0, 0))
+        if there < width:
+            lengths = [f"{name} of {length}" for name, (_, length) in starts.items()]
+            raise MissingFeature(f"list {name!r} of {width} values", _listed(lengths))
+        lists[:, start : start + width] = examples.lists[:, first : first + width]
         start += width
     columns: dict[str, Any] = dict(examples.columns())
     columns["ids"] = examples.ids[:, _places("id", schema.ids, have.ids)]
@@ -208,8 +208,12 @@ def select(block: ExampleBlock, schema: EventSchema) -> ExampleColumns:
 def _places(kind: str, wanted: Sequence[str], there: Sequence[str]) -> list[int]:
     for name in wanted:
         if name not in there:
-            raise MissingFeature(kind, name, there)
+            raise MissingFeature(f"{kind} {name!r}", _listed(there))
     return [there.index(name) for name in wanted]
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names) or "none"
 
 
 def _check_format(number: object) -> None:
