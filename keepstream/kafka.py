@@ -8,6 +8,7 @@ from keepstream.running import Around
 from keepstream.wiring import OpenSource, Say
 from stream.deadletter_topic import DeadLetterTopic
 from stream.events import EventSchema
+from stream.examples_source import ExamplesSource
 from stream.kafka import KafkaError, NoSuchTopicInKafka
 from stream.kafka_source import KafkaSource
 from stream.kafka_topics import TopicInfo, Topics
@@ -72,31 +73,38 @@ def co_partitioned(found: Mapping[str, TopicInfo]) -> int:
 def topics_opener(config: Config, say: Say, from_ms: int | None = None) -> OpenSource:
     """Return the function that opens the topics of a configuration at a position, to follow.
 
-    Events before ``from_ms`` are left out (not of examples).
+    Events before ``from_ms`` are left out (not of examples). Opened again, because the topics have
+    grown, it refuses others of the same names.
     """
+    ids: dict[str, str] = {}  # of the topics that were opened first
 
     def open_source(schema: EventSchema, position: Position) -> Source:
+        source: ExamplesSource | KafkaSource
         if reads_examples(config):
-            from stream.examples_source import ExamplesSource
-
-            return ExamplesSource(
+            source = ExamplesSource(
                 config.kafka,
                 config.kafka.examples,
                 schema,
                 position=position,
                 follow=True,
+                topic_ids=ids,
+                block_events=config.log.block_events,
                 say=say,
             )
-        return KafkaSource(
-            config.kafka,
-            config.log.topics,
-            schema,
-            position=position,
-            follow=True,
-            from_ms=from_ms,
-            block_events=config.log.block_events,
-            say=say,
-        )
+        else:
+            source = KafkaSource(
+                config.kafka,
+                config.log.topics,
+                schema,
+                position=position,
+                follow=True,
+                from_ms=from_ms,
+                topic_ids=ids,
+                block_events=config.log.block_events,
+                say=say,
+            )
+        ids.update(source.topic_ids)
+        return source
 
     return open_source
 

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from replay.errors import InputError
-from replay.pace import Pace
+from replay.pace import Pace, Rate
 from stream.encode import encode_event
 from stream.events import EventSchema
 from stream.listsource import ListSource
@@ -182,3 +182,27 @@ def test_a_speed_that_gets_nowhere_is_refused(speed):
     wall = Wall()
     with pytest.raises(InputError, match="above 0"):
         Pace(_source([[0]]), speed, wall.sleep, wall.now)
+
+
+def test_a_rate_is_kept_over_all_events_and_not_between_two():
+    """A load of 1,000 a second is that over seconds; waits are no shorter than a clock can keep."""
+    wall = Wall()
+    rate = Rate(1_000.0, wall.sleep, wall.now)
+    start = wall.now()
+
+    assert not any(rate.wait(7) for _ in range(1_000))
+
+    assert 6.9 <= wall.now() - start <= 7.0
+
+
+def test_a_rate_that_is_broken_off_says_so():
+    """Ctrl-C ends a load at once, however slow it is."""
+    wall = Wall(stop_after=0)
+
+    assert Rate(0.01, wall.sleep, wall.now).wait(1)
+
+
+def test_a_rate_of_nothing_is_refused():
+    """It would never end."""
+    with pytest.raises(InputError, match="rate"):
+        Rate(0.0, lambda s: None, lambda: 0.0)
