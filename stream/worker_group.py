@@ -200,6 +200,7 @@ class Group:
             broker_request_timeout=max(30.0, kafka.session_s),
             broker_session_timeout=kafka.session_s,
             consumer_auto_offset_reset="earliest",
+            consumer_metadata_max_age_ms=round(1000 * kafka.watch_s),  # new partitions are shared
             stream_processing_timeout=_NEVER_S,  # it would call its silence an error
             stream_wait_empty=False,
             table_standby_replicas=1,  # at 0 Faust assigns topics one by one, not co-partitioned

@@ -18,12 +18,18 @@ from stream.partition_join import PartitionJoin
 from stream.policy import Wait
 from stream.position import Partition, Position
 from stream.source import Rejected
-from stream.worker_resume import Inputs, check_topics, inputs_header, progress_of
+from stream.worker_resume import (
+    Inputs,
+    PartitionsDiffer,
+    check_topics,
+    inputs_header,
+    progress_of,
+)
 from stream.worker_status import WorkerStatus
 from stream.worker_units import Split, Unit
 
 _WRITE_S: Final = 5.0  # others wait for what a worker lets go of; longer, and it is written twice
-_AGAIN_S: Final = 1.0  # before a broker that does not answer is asked again
+_AGAIN_S: Final = 1.0  # before a broker that does not answer, or topics that grow, are asked again
 _END_S: Final = 4.0  # for the thread to see that it is to stop, before its waiting is broken off
 
 
@@ -53,6 +59,7 @@ class JoinWork:
         self._inputs = check_topics(config.kafka, config.topics)
         self._changed = threading.Condition()
         self._wanted: frozenset[int] | None = None  # None: nothing, until `assign`
+        self._told = ""  # the last trouble
         self._idle = True  # the thread has written all it had, and waits
         self._stopping = False
         self._source: KafkaSource | None = None
@@ -109,9 +116,8 @@ class JoinWork:
                         self._take_over(numbers)
                         if numbers:
                             self._follow(numbers, output)
-                    except KafkaUnreachable as error:  # it was there when this worker started
-                        self._say(f"{error} Waiting for it.")
-                        self._pause()
+                    except (KafkaUnreachable, PartitionsDiffer) as error:
+                        self._wait_after(error)  # all was well when this worker started
                 output.flush()  # in vain where a broker is away: the next worker writes it
         except Exception as error:  # noqa: BLE001  # it is raised again where the worker was started
             if not self._stopping:
@@ -125,7 +131,10 @@ class JoinWork:
             self._changed.wait_for(lambda: self._stopping or self._wanted is not None)
             return None if self._stopping else self._wanted
 
-    def _pause(self) -> None:
+    def _wait_after(self, error: Exception) -> None:
+        if str(error) != self._told:
+            self._told = str(error)
+            self._say(f"{error} Trying again until then.")
         with self._changed:
             self._changed.wait_for(lambda: self._stopping, _AGAIN_S)
 

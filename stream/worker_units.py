@@ -93,7 +93,9 @@ class Split:
         That is its events and what was refused of it, or that all its inputs are at their end, or
         names of scenes, which are for everyone.
         """
-        came = set(np.unique(self._numbers[block.events.partition]).tolist())
+        numbers = self._numbers[block.events.partition]
+        one = len(numbers) > 0 and bool((numbers == numbers[0]).all())  # as sources mostly cut them
+        came = set(numbers[:1].tolist() if one else np.unique(numbers).tolist())
         refused: dict[int, list[Rejected]] = {}
         for letter in block.rejected:
             refused.setdefault(letter.partition.number, []).append(letter)
@@ -105,7 +107,7 @@ class Split:
             if number in came:
                 events = block.events
                 if len(came) > 1:
-                    events = events.take(self._numbers[events.partition] == number)
+                    events = events.take(numbers == number)
                 events = replace(events, partition=self._local[events.partition])
             yield (
                 number,

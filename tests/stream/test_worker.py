@@ -202,11 +202,40 @@ def test_the_group_shares_the_partitions(kafka, topic, tmp_path):
         )
         produce(kafka, here, written)
         all_there(kafka, here, wanted)
-        for worker in running:
-            code, took = worker.stop()
-            assert (0, True) == (code, took < 10), worker.said
+        led = [worker.said.count("leads") for worker in running]
+
+        def leads(i):
+            return running[i].said.count("leads") > led[i] + 1
+
+        wait_until(lambda: leads(0) or leads(1), "a leader")
+        assert not (leads(0) and leads(1))
+        leader, other = running if leads(0) else running[::-1]
+        led = other.said.count("leads")
+        code, took = leader.stop()
+        assert (0, True) == (code, took < 10), leader.said
+        wait_until(lambda: other.said.count("leads") > led, "the other's lead")
+        assert 0 == other.stop()[0]
 
     assert wanted == read(kafka, here).examples
+
+
+@pytest.mark.chaos
+def test_new_partitions_are_shared_too(kafka, topic, tmp_path):
+    """Topics grow while workers work, one after the other: no restart is needed."""
+    here = world(topic, partitions=1)
+
+    with processes() as running:
+        worker = Process(here.config(kafka, watch_s=0.5), tmp_path, "worker")
+        running.append(worker)
+        worker.wait_for("assigned: 0\n")
+        for name in (here.impressions, here.feedback, here.examples):
+            _grow(kafka, name, 2)
+        worker.wait_for("assigned: 0-1")
+        here, written = here._replace(partitions=2), lines(12, impressions=300, partitions=2)
+        produce(kafka, here, written)
+        all_there(kafka, here, expected(written))
+
+    assert expected(written) == read(kafka, here).examples
 
 
 @pytest.mark.chaos
@@ -367,6 +396,14 @@ def _failure(config) -> KafkaError | None:
         work.assign(frozenset([0]))
         assert worked.failed.wait(30)
     return worked.error
+
+
+def _grow(kafka, name, partitions):
+    from kafka.admin import KafkaAdminClient
+
+    admin = KafkaAdminClient(bootstrap_servers=kafka.bootstrap.split(","))
+    admin.create_partitions({name: partitions})
+    admin.close()
 
 
 def _delete_records(kafka, name):

@@ -5,7 +5,7 @@ import sys
 import time
 
 from stream.kafka import KafkaConfig
-from stream.worker_group import Group, GroupConfig
+from stream.worker_group import Group, GroupConfig, LeaderJob
 from stream.worker_join import JoinWork, WorkConfig
 from tests.stream.workers import JOIN, ORDER, SCHEMA
 
@@ -43,7 +43,8 @@ def main():
     group = GroupConfig(name=name, web_port=asked["web_port"], commit_s=0.5)
     work = SlowWork(config, say)
     work.stall_s = asked["stall_s"]
-    Group(config.kafka, config.topics, work, group, say).run()
+    jobs = [LeaderJob(name="job", every_s=0.5, run=lambda: say("leads"))]
+    Group(config.kafka, config.topics, work, group, say, jobs).run()
 
 
 if __name__ == "__main__":
