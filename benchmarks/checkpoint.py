@@ -15,12 +15,13 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.machine import report
-from networks.inputs import ModelShape
+from networks.shape import ModelShape
 from stream.position import Position
 from trainer.batch import Batch
 from trainer.checkpoint import Checkpoint, Checkpoints
 from trainer.ingest import Barrier
-from trainer.learner import Learner, LearnerConfig
+from trainer.learner import Learner
+from trainer.learner_config import LearnerConfig
 from trainer.saver import Saver
 
 FIELDS, NUMBERS, HISTORY = 12, 60, 20

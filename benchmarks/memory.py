@@ -24,7 +24,8 @@ import psutil  # type: ignore[import-untyped]  # ships no types
 
 from benchmarks.machine import report, rounded
 from keepstream.config import Config, from_tables
-from keepstream.wiring import build_ingest, build_training, event_schema, feature_schema
+from keepstream.reading import event_schema, feature_schema
+from keepstream.wiring import build_ingest, build_training
 from replay.world import DEVICES, Clicks, Impressions, World, WorldConfig
 from stream.deadletters import DeadLetterFile
 from stream.events import FEEDBACK, EventColumns, EventSchema

@@ -18,7 +18,8 @@ from typing import Any
 
 from benchmarks.machine import report
 from keepstream.config import Config, from_tables
-from keepstream.wiring import build_ingest, build_training, event_schema, feature_schema
+from keepstream.reading import event_schema, feature_schema
+from keepstream.wiring import build_ingest, build_training
 from replay.simulate import TOPICS, write
 from replay.world import World, WorldConfig
 from stream.deadletters import DeadLetterFile
@@ -27,7 +28,8 @@ from stream.filelog_source import FileLogSource
 from stream.filelog_writer import FileLogWriter, LogWriterConfig
 from trainer.ahead import Ahead
 from trainer.ingest import Ingest, LearnItem
-from trainer.learner import Learner, LearnerConfig
+from trainer.learner import Learner
+from trainer.learner_config import LearnerConfig
 from trainer.loop import train
 
 THREADS = (1, 2)

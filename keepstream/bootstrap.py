@@ -10,7 +10,7 @@ import numpy as np
 from keepstream.config import Config, ConfigError
 from keepstream.fingerprint import difference
 from keepstream.inputs import opener, reads_of
-from keepstream.wiring import OpenSource, Say
+from keepstream.reading import OpenSource, Say
 from stream.decode import Decoder
 from stream.events import EventSchema
 from stream.filelog import folder_of, partitions_of, segments_of

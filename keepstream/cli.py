@@ -11,7 +11,7 @@ from typing import TextIO
 
 import orjson
 
-from keepstream.commands import COMMANDS
+from keepstream.commands import NAMES, command, every_command
 from keepstream.commands.command import Command, UsageError
 from keepstream.errors import KNOWN_ERRORS, USAGE_ERRORS
 
@@ -29,8 +29,8 @@ Settings come from one TOML file, then the environment (KEEPSTREAM_TRAIN_SEED=3)
 --set train.seed=3. Every command takes --json: its last line is one JSON object."""
 
 
-def parser() -> argparse.ArgumentParser:
-    """Return the parser of all commands."""
+def parser(name: str | None = None) -> argparse.ArgumentParser:
+    """Return the parser of all commands, or of the one that is called."""
     top = argparse.ArgumentParser(
         prog="keepstream",
         description=_ABOUT,
@@ -39,27 +39,28 @@ def parser() -> argparse.ArgumentParser:
     )
     top.add_argument("--version", action="version", version=_version())
     commands = top.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    for command in COMMANDS:
+    for each in [command(name)] if name and name in NAMES else every_command():
         added = commands.add_parser(
-            command.name,
-            help=command.summary,
-            description=command.description,
-            epilog=command.examples,
+            each.name,
+            help=each.summary,
+            description=each.description,
+            epilog=each.examples,
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
         added.add_argument("--json", action="store_true", help="print one JSON object, last")
-        command.add_arguments(added)
-        added.set_defaults(called=command)
+        each.add_arguments(added)
+        added.set_defaults(called=each)
     return top
 
 
 def main(arguments: Sequence[str] | None = None, out: TextIO | None = None) -> int:
     """Run one command; return its exit code. ``out`` is standard output unless given."""
-    args = parser().parse_args(arguments)
+    arguments = sys.argv[1:] if arguments is None else arguments
+    args = parser(next(iter(arguments), None)).parse_args(arguments)
     out = out or sys.stdout
-    command: Command = args.called
+    called: Command = args.called
     try:
-        code = command.run(args, out)
+        code = called.run(args, out)
         out.flush()
         return code
     except BrokenPipeError:  # the reader of our output has left: no error of ours

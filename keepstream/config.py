@@ -20,7 +20,7 @@ from stream.order import OrderConfig
 from trainer.checkpoint import CheckpointConfig
 from trainer.features import FeatureConfig
 from trainer.idmap import IdMapConfig
-from trainer.learner import LearnerConfig
+from trainer.learner_config import LearnerConfig
 from trainer.metrics import MetricsConfig
 from trainer.rehearsal import RehearsalConfig
 

@@ -11,9 +11,7 @@ from stream.join import UnknownLabelAction
 from stream.kafka import KafkaError, KafkaSettingError, NoSuchTopicInKafka
 from stream.reach import HandOverGap
 from trainer.checkpoint import CheckpointError
-from trainer.embeddings import EmbeddingError
-from trainer.learner import TrainingDiverged
-from trainer.models import ModelError
+from trainer.errors import EmbeddingError, ModelError, TrainingDiverged
 from trainer.schema import FeatureSchemaError
 
 USAGE_ERRORS = (  # exit code 2: what was asked for cannot be served

@@ -7,7 +7,7 @@ from typing import Any
 
 from keepstream.config import Config, ConfigError
 from keepstream.fingerprint import fingerprint
-from keepstream.wiring import OpenSource
+from keepstream.reading import OpenSource
 from replay.mapping import ParquetMapping
 from replay.ndjson import NdjsonSource
 from replay.parquet import ParquetSource

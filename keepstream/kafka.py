@@ -3,9 +3,9 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from keepstream.around import Around
 from keepstream.config import Config, ConfigError
-from keepstream.running import Around
-from keepstream.wiring import OpenSource, Say
+from keepstream.reading import OpenSource, Say
 from stream.deadletter_topic import DeadLetterTopic
 from stream.events import EventSchema
 from stream.examples_source import ExamplesSource

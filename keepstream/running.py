@@ -2,24 +2,19 @@
 
 import resource
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from keepstream.around import Around
 from keepstream.config import Config
 from keepstream.progress import Progress
+from keepstream.reading import OpenSource, Say, event_schema
 from keepstream.runs import RunFolder
 from keepstream.signals import Interruption
 from keepstream.status import snapshot
-from keepstream.wiring import (
-    OpenSource,
-    Say,
-    Unbuildable,
-    build_ingest,
-    build_training,
-    event_schema,
-)
-from stream.deadletter_topic import DeadLetterTopic, FileAndTopic
+from keepstream.wiring import Unbuildable, build_ingest, build_training
+from stream.deadletter_topic import FileAndTopic
 from stream.deadletters import DeadLetterFile, DeadLetters
 from stream.position import Position
 from stream.source import Source
@@ -32,15 +27,6 @@ from trainer.saver import Saver
 from trainer.trace import Trace
 
 _OF_NUMBERS = (AssertionError, MemoryError, OverflowError, ValueError)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Around:
-    """What a run does beside learning, where its log is in Kafka."""
-
-    examples: bool = False  # what is read has been joined by workers
-    saved: Callable[[Position], None] = lambda position: None  # a checkpoint of it is on the disk
-    letters: Callable[[], DeadLetterTopic] | None = None  # opens where they go beside the file
 
 
 @dataclass(frozen=True)

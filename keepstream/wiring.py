@@ -1,19 +1,17 @@
 """Builds the parts of a run from the configuration."""
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from keepstream.config import Config, ConfigError
-from stream.events import EventSchema
+from keepstream.reading import Say, event_schema, feature_schema
 from stream.join import LabelJoin
 from stream.order import EventTimeOrder
 from stream.pending import PendingRows
 from stream.policy import Wait
-from stream.position import Partition, Position
-from stream.source import Source
+from stream.position import Partition
 from trainer.batcher import Batcher
 from trainer.example_ingest import ExampleIngest
 from trainer.features import Features
@@ -23,11 +21,7 @@ from trainer.learner import Learner
 from trainer.loop import Training
 from trainer.metrics import Prequential
 from trainer.rehearsal import Rehearsal
-from trainer.schema import FeatureSchema
 from trainer.trace import Trace
-
-OpenSource = Callable[[EventSchema, Position], Source]
-Say = Callable[[str], None]  # one line for a person, to standard error
 
 
 class Unbuildable(ConfigError):
@@ -38,16 +32,6 @@ class Unbuildable(ConfigError):
             "The configuration asks for what cannot be built: "
             f"{str(error) or type(error).__name__}. Look for a number out of its usual range."
         )
-
-
-def feature_schema(config: Config) -> FeatureSchema:
-    """Return the feature schema of a configuration."""
-    return FeatureSchema.from_table(config.features)
-
-
-def event_schema(config: Config) -> EventSchema:
-    """Return what the events of a configuration carry."""
-    return feature_schema(config).event_schema(config.join.label_actions)
 
 
 def build_ingest(

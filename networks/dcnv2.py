@@ -7,8 +7,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from networks.inputs import Inputs, ModelShape
+from networks.inputs import Inputs
 from networks.layers import Tower, flatten, mean_pools
+from networks.shape import ModelShape
 
 
 class Cross(nn.Module):

@@ -8,8 +8,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from networks.inputs import Inputs, ModelShape
+from networks.inputs import Inputs
 from networks.layers import Tower, flatten, mean_pool
+from networks.shape import ModelShape
 
 
 class LocalActivation(nn.Module):

@@ -12,10 +12,12 @@ from typing import Any, Final
 import numpy as np
 from torch import Tensor
 
-from networks.inputs import ModelShape
+from networks.shape import ModelShape
 from stream.state import State, flatten
 from trainer.batch import Batch
-from trainer.learner import F32, Learner, LearnerConfig, TrainingDiverged
+from trainer.errors import TrainingDiverged
+from trainer.learner import F32, Learner
+from trainer.learner_config import LearnerConfig
 from trainer.models import ModelFactory
 
 ROWS: Final = 60

@@ -23,15 +23,12 @@ from torch import Tensor, nn
 
 from stream.ids import U64, mix
 from stream.state import State
+from trainer.errors import EmbeddingError
 
 I64 = npt.NDArray[np.int64]
 F32 = npt.NDArray[np.float32]
 
 _LINE = 64  # bytes of a cache line: a row of 16 floats, aligned, costs one miss and not two
-
-
-class EmbeddingError(Exception):
-    """The embedding table cannot do what it is asked."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,7 +3,6 @@
 # B examples, F id fields, L list positions, E embedding width, D numbers, N rows looked up
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from itertools import accumulate
 from typing import Any
 
@@ -13,58 +12,21 @@ import torch
 from torch import Tensor
 from xxhash import xxh3_128
 
-from networks.inputs import Inputs, ModelShape
+from networks.inputs import Inputs
 from networks.losses import listwise, log_loss
 from networks.norm import RunningNorm
+from networks.shape import ModelShape
 from stream.ids import U64
 from stream.state import State, flatten
 from trainer.baserate import BaseRate
 from trainer.batch import Batch
 from trainer.calibration import PlattCalibration
 from trainer.embeddings import I64, TableConfig, make_table
+from trainer.errors import TrainingDiverged
+from trainer.learner_config import LearnerConfig
 from trainer.models import ModelFactory, load_model
 
 F32 = npt.NDArray[np.float32]
-
-
-class TrainingDiverged(Exception):
-    """The loss or its gradient is not a finite number; further learning would spoil the model."""
-
-    def __init__(self, step: int, what: str, value: float) -> None:
-        super().__init__(
-            f"The {what} of step {step} is {value}. Start a run in another folder with a lower "
-            "model.learning_rate or model.embedding_learning_rate; the checkpoints of this one are "
-            "sound."
-        )
-
-
-@dataclass(frozen=True, kw_only=True)
-class LearnerConfig:
-    """Which model learns, and how."""
-
-    model: str = "din"  # or dcnv2, deepfm, mlp, package.module:factory
-    hidden: tuple[int, ...] = (128, 64)  # widths of the tower: wider gained nothing in one pass
-    options: Mapping[str, Any] = field(default_factory=dict)  # what else the model's factory takes
-    embedding_width: int = 16  # see TableConfig
-    embedding_backend: str = "auto"  # fbgemm, torch: equal but for rounding
-    embedding_init: float = 0.01  # see TableConfig.init_scale
-    embedding_learning_rate: float = 0.02  # row-wise Adagrad's
-    learning_rate: float = 1e-3  # Adam's own default
-    weight_decay: float = 0.0  # decoupled, of dense weights; one pass over a stream overfits little
-    clip_norm: float | None = 10.0  # of dense gradients: far above the usual, so only for spikes
-    listwise: float = 0.0  # weight of the softmax over the request, beside 1 of the log loss
-    calibration_half_life: int | None = 30_000  # examples; None: scores as the model gives them
-    threads: int = 1  # torch's; the ingest thread needs a core too
-
-    def __post_init__(self) -> None:
-        if self.embedding_width < 1 or self.threads < 1 or min(self.hidden, default=1) < 1:
-            raise ValueError("embedding_width, threads and every width of hidden must be 1 or more")
-        if min(self.learning_rate, self.embedding_learning_rate) < 0 or self.listwise < 0:
-            raise ValueError("learning rates and listwise must be 0 or more")
-        for name in ("clip_norm", "calibration_half_life"):
-            value = getattr(self, name)
-            if value is not None and value <= 0:
-                raise ValueError(f'{name} = {value} must be above 0, or "off"')
 
 
 class Learner:

@@ -11,8 +11,10 @@ from torch import Tensor, nn
 from networks.dcnv2 import DcnV2
 from networks.deepfm import DeepFM
 from networks.din import Din
-from networks.inputs import Inputs, ModelShape
+from networks.inputs import Inputs
 from networks.mlp import Mlp
+from networks.shape import ModelShape
+from trainer.errors import ModelError
 
 OURS: Final = frozenset(
     [
@@ -26,10 +28,6 @@ OURS: Final = frozenset(
         "networks",
     ]
 )
-
-
-class ModelError(Exception):
-    """The model cannot be loaded, or is none."""
 
 
 ModelFactory = Callable[..., nn.Module]

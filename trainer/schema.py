@@ -10,7 +10,7 @@ import numpy.typing as npt
 import orjson
 from xxhash import xxh3_128_hexdigest
 
-from networks.inputs import ModelShape
+from networks.shape import ModelShape
 from stream.events import EventSchema
 
 BUILT_IN: Final = ("item", "user", "scene", "position")  # ids that every event has a place for

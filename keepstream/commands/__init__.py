@@ -1,33 +1,35 @@
-"""The commands, in the order in which a newcomer meets them."""
+"""The commands, in the order in which a newcomer meets them.
 
-from keepstream.commands import (
-    checkpoints,
-    compare,
-    deadletters,
-    demo,
-    features,
-    init,
-    produce,
-    replay,
-    simulate,
-    status,
-    topics,
-    train,
-    worker,
+A command's module is loaded when it is called: only those that learn take the time to load torch.
+"""
+
+from importlib import import_module
+
+from keepstream.commands.command import Command
+
+NAMES = (
+    "demo",
+    "init",
+    "features",
+    "replay",
+    "train",
+    "worker",
+    "topics",
+    "produce",
+    "simulate",
+    "compare",
+    "checkpoints",
+    "deadletters",
+    "status",
 )
 
-COMMANDS = (
-    demo.COMMAND,
-    init.COMMAND,
-    features.COMMAND,
-    replay.COMMAND,
-    train.COMMAND,
-    worker.COMMAND,
-    topics.COMMAND,
-    produce.COMMAND,
-    simulate.COMMAND,
-    compare.COMMAND,
-    checkpoints.COMMAND,
-    deadletters.COMMAND,
-    status.COMMAND,
-)
+
+def command(name: str) -> Command:
+    """Return the command of a name."""
+    found: Command = import_module(f"keepstream.commands.{name}").COMMAND
+    return found
+
+
+def every_command() -> tuple[Command, ...]:
+    """Return all commands."""
+    return tuple(command(name) for name in NAMES)

@@ -9,7 +9,7 @@ import numpy as np
 
 from keepstream.commands.command import Command, UsageError, add_config, config_of, print_json
 from keepstream.inputs import opener
-from keepstream.wiring import event_schema, feature_schema
+from keepstream.reading import event_schema, feature_schema
 from stream.events import IMPRESSION, EventColumns, EventSchema
 from stream.position import Position
 

@@ -18,8 +18,8 @@ from keepstream.kafka import (
     reads_of_topics,
     topics_opener,
 )
+from keepstream.reading import OpenSource
 from keepstream.runs import reads_of_run
-from keepstream.wiring import OpenSource
 from stream.events import EventSchema
 from stream.position import Position
 from stream.source import Source

@@ -9,13 +9,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO
 
+from keepstream.around import Around
 from keepstream.commands.command import UsageError, print_json, say
 from keepstream.config import Config
 from keepstream.progress import Progress
+from keepstream.reading import OpenSource
 from keepstream.report import render_report
-from keepstream.running import Around, Outcome, run
+from keepstream.running import Outcome, run
 from keepstream.runs import RunFolder
-from keepstream.wiring import OpenSource
 
 
 def add_run(parser: argparse.ArgumentParser) -> None:

@@ -45,7 +45,7 @@ def worker(args: argparse.Namespace, out: TextIO) -> int:
       keepstream worker --config keepstream.toml --name worker-2 --web-port 6067
 
     """
-    from keepstream.wiring import event_schema
+    from keepstream.reading import event_schema
     from stream.worker import run_worker
     from stream.worker_group import GroupConfig
     from stream.worker_join import WorkConfig

@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 
 from keepstream.cli import main, parser
-from keepstream.commands import COMMANDS
+from keepstream.commands import NAMES, every_command
 from stream.deadletters import REASONS
 from tests.keepstream.worlds import configured, keepstream, messages, started, told, write_log
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "cli.md").read_text("utf-8")
 
-of_each_command = pytest.mark.parametrize("command", COMMANDS, ids=lambda c: c.name)
+of_each_command = pytest.mark.parametrize("command", every_command(), ids=lambda c: c.name)
 
 
 def parser_of(name: str) -> argparse.ArgumentParser:
@@ -120,7 +120,7 @@ def every_command(place, tmp_path):
     }
 
 
-@pytest.mark.parametrize("name", [c.name for c in COMMANDS if c.name not in APART])
+@pytest.mark.parametrize("name", [name for name in NAMES if name not in APART])
 def test_json_is_one_line_and_alone_on_standard_output(place, tmp_path, capfd, name):
     """A script reads the output; progress, notes and errors must not be in its way."""
     call = every_command(place, tmp_path)[name]
@@ -131,7 +131,7 @@ def test_json_is_one_line_and_alone_on_standard_output(place, tmp_path, capfd, n
     assert isinstance(json.loads(out), dict)
 
 
-@pytest.mark.parametrize("name", [c.name for c in COMMANDS if c.name not in APART])
+@pytest.mark.parametrize("name", [name for name in NAMES if name not in APART])
 def test_every_command_speaks_to_people_too(place, tmp_path, name):
     """Without --json there is text, and no line of it is JSON."""
     (tmp_path / "w.ndjson").unlink(missing_ok=True)

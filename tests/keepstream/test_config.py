@@ -56,7 +56,7 @@ def test_settings_that_go_together_may_come_one_by_one(tmp_path: Path) -> None:
     assert ("sasl_tls", "me") == (config.kafka.security, config.kafka.username)
     with pytest.raises(ConfigError, match="KEEPSTREAM_TRAIN_SEEDS"):
         load(None, ["train.seed=3"], {"KEEPSTREAM_TRAIN_SEEDS": "2"})
-    with pytest.raises(ConfigError, match="--set kafka.tls_key"):
+    with pytest.raises(ConfigError, match=r"--set kafka\.tls_key"):
         load(None, ["kafka.tls_key=a.key", "train.seed=3"], {"KEEPSTREAM_KAFKA_SECURITY": "tls"})
 
 

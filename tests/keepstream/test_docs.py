@@ -14,9 +14,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from keepstream.cli import main, parser
-from keepstream.commands import COMMANDS
+from keepstream.commands import NAMES
 from keepstream.config import Config, from_tables
-from keepstream.wiring import feature_schema
+from keepstream.reading import feature_schema
 from replay.errors import MappingError
 from replay.mapping import ParquetMapping
 from replay.world import CATEGORIES, DEVICES, World, WorldConfig
@@ -169,7 +169,7 @@ def test_files_and_settings_that_a_page_names_are_there(page: Path) -> None:
 def test_commands_that_a_page_shows_are_commands(page: Path) -> None:
     """A reader types what stands there."""
     text = page.read_text("utf-8")
-    names = [command.name for command in COMMANDS]
+    names = NAMES
     targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text("utf-8"), re.M)
     for line in shell_lines(page):
         if line.startswith("keepstream "):

@@ -9,7 +9,8 @@ import pytest
 
 from benchmarks.memory import WorldSource, bounded_config, bounds, endless_world, run
 from keepstream.config import Config
-from keepstream.wiring import build_ingest, event_schema
+from keepstream.reading import event_schema
+from keepstream.wiring import build_ingest
 from replay.world import World
 from stream.encode import encode_event
 from stream.events import EventSchema

@@ -13,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from keepstream.config import load
-from keepstream.wiring import build_ingest, build_training, event_schema
+from keepstream.reading import event_schema
+from keepstream.wiring import build_ingest, build_training
 from replay.simulate import Chaos
 from stream.events import EventColumns
 from stream.listsource import ListSource

@@ -1,8 +1,9 @@
 import pytest
 import torch
 
-from networks.inputs import Inputs, ModelShape
+from networks.inputs import Inputs
 from networks.layers import Tower, flatten, mean_pool, mean_pools
+from networks.shape import ModelShape
 
 
 def test_a_tower_is_its_layers_with_relu_between():

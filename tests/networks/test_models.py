@@ -6,7 +6,8 @@ import torch
 from networks.dcnv2 import Cross
 from networks.deepfm import FactorizationMachine
 from networks.din import Din, LocalActivation
-from networks.inputs import Inputs, ModelShape
+from networks.inputs import Inputs
+from networks.shape import ModelShape
 
 
 def test_local_activation_equals_the_network_over_the_concatenation():

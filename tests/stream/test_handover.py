@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from keepstream.wiring import build_ingest, event_schema
+from keepstream.reading import event_schema
+from keepstream.wiring import build_ingest
 from stream.filelog import create_topic
 from stream.filelog_source import FileLogSource
 from stream.filelog_writer import FileLogWriter, LogWriterConfig

@@ -3,7 +3,8 @@
 import numpy as np
 
 from keepstream.config import from_tables
-from keepstream.wiring import build_ingest, build_training, event_schema
+from keepstream.reading import event_schema
+from keepstream.wiring import build_ingest, build_training
 from stream.blocks import BLOCK_EVENTS
 from stream.encode import encode_event
 from stream.listsource import ListSource

@@ -8,7 +8,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trainer.embeddings import BACKENDS, EmbeddingError, TableConfig, make_table
+from trainer.embeddings import BACKENDS, TableConfig, make_table
+from trainer.errors import EmbeddingError
 
 CONFIG = TableConfig(width=4, learning_rate=0.1, init_scale=0.5)
 ROWS = 50

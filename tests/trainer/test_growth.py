@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from keepstream.wiring import build_ingest, event_schema
+from keepstream.reading import event_schema
+from keepstream.wiring import build_ingest
 from stream.listsource import ListSource
 from stream.position import Partition
 from tests.stream.handovers import SETTINGS, TOPICS, learned, packed, written

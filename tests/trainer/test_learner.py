@@ -4,9 +4,11 @@ import numpy as np
 import pytest
 import torch
 
-from networks.inputs import ModelShape
+from networks.shape import ModelShape
 from trainer.batch import Batch
-from trainer.learner import Learner, LearnerConfig, TrainingDiverged
+from trainer.errors import TrainingDiverged
+from trainer.learner import Learner
+from trainer.learner_config import LearnerConfig
 from trainer.models import SHIPPED
 
 SHAPE = ModelShape(

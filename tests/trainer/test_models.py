@@ -6,9 +6,10 @@ import torch
 from torch import nn
 
 from networks.din import Din
-from networks.inputs import ModelShape
 from networks.mlp import Mlp
-from trainer.models import SHIPPED, ModelError, blank, find_factory, load_model
+from networks.shape import ModelShape
+from trainer.errors import ModelError
+from trainer.models import SHIPPED, blank, find_factory, load_model
 
 SHAPE = ModelShape(
     id_fields=("user",), sequences=(), sequence_targets=(), numbers=(), embedding_width=4
