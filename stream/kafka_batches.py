@@ -107,7 +107,7 @@ class Batches:
         self._check = check
         self._aborted = deque(sorted(aborted, key=lambda transaction: transaction[1]))
         self._aborting: set[int] = set()  # producers inside a transaction that was aborted
-        self._start = self._from = start
+        self.start = self._from = start
         last = self._heads[-1] if len(self._heads) else None
         self.bytes = 0 if last is None else int(last[_END])
         self.end = start if last is None else max(start, int(last[_BASE] + max(last[_LAST], 0)) + 1)
@@ -149,7 +149,7 @@ class Batches:
         if self._check and crc32c.crc32c(view[_CRC_FROM:]) != head[_CRC]:
             return self._bad(head, "corrupt_batch", "the checksum does not fit")
         base, end_offset = head[_BASE], head[_BASE] + head[_LAST] + 1
-        overlaps = base < start != self._start  # the batch before it
+        overlaps = base < start != self.start  # the batch before it
         if overlaps or end_offset <= start or start < following < end_offset:
             return self._bad(head, "corrupt_batch", "its offsets do not fit its place")
         attributes, producer = head[_ATTRIBUTES], head[_PRODUCER]

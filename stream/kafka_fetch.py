@@ -51,6 +51,11 @@ class Chunk(Protocol):
     """What one fetch brought of a partition."""
 
     @property
+    def start(self) -> int:
+        """The offset that was asked for."""
+        ...
+
+    @property
     def end(self) -> int:
         """The offset to read when all has been taken."""
         ...
@@ -128,10 +133,11 @@ class StockFetch:
 
     def __init__(self, consumer: Any) -> None:
         self._consumer = consumer
-        self._ends: dict[TopicPartition, int] = {}  # where the last poll left each
 
     def poll(self, timeout_s: float) -> Mapping[TopicPartition, Sequence[Chunk]]:
         """Return what has come; a batch that cannot be read is looked for, and passed by."""
+        fetching = self._consumer.assignment() - self._consumer.paused()
+        starts = {tp: self._position(tp) for tp in fetching}
         try:
             found = self._consumer.poll(round(1000 * timeout_s))
         except (CorruptRecordError, UnsupportedCodecError):
@@ -142,13 +148,16 @@ class StockFetch:
             if bad := self._find_bad():
                 return bad
             raise
-        chunks: dict[TopicPartition, list[Chunk]] = {}
-        for tp in self._consumer.assignment() - self._consumer.paused():
-            end = self._consumer.position(tp)  # behind control batches, which are not given
-            if tp in found or end != self._ends.get(tp, end):
-                chunks[tp] = [_StockChunk(found.get(tp, []), end)]
-            self._ends[tp] = end
-        return chunks
+        ends = {tp: self._position(tp) for tp in fetching}  # behind control batches too
+        return {
+            tp: [_StockChunk(found.get(tp, []), starts[tp], end)]
+            for tp, end in ends.items()
+            if tp in found or end != starts[tp]
+        }
+
+    def _position(self, tp: TopicPartition) -> int:
+        position: int = self._consumer.position(tp, timeout_ms=0)
+        return position
 
     def _find_bad(self) -> dict[TopicPartition, list[Chunk]]:
         """Ask for each partition on its own; pass by what cannot be read."""
@@ -157,7 +166,7 @@ class StockFetch:
         found: dict[TopicPartition, list[Chunk]] = {}
         # The fetcher would go round for ever in records whose unpacking has failed, unless the
         # position is another: then it lets go of them.
-        positions = {tp: consumer.position(tp) for tp in fetching}
+        positions = {tp: self._position(tp) for tp in fetching}
         for tp, position in positions.items():
             consumer.seek(tp, position + 1)
         self._error(0)
@@ -170,7 +179,7 @@ class StockFetch:
                 if error := self._error():
                     consumer.seek(tp, positions[tp])
                     bad = self._pass_by(tp, error)
-                    found[tp], self._ends[tp] = [BadChunk(bad)], bad.next
+                    found[tp] = [BadChunk(bad)]
                 consumer.seek(tp, bad.next if error else positions[tp])  # to be read again
             finally:
                 consumer.pause(tp)
@@ -191,7 +200,7 @@ class StockFetch:
         return None
 
     def _pass_by(self, tp: TopicPartition, error: Exception) -> BadBatch:
-        first = self._consumer.position(tp)
+        first = self._position(tp)
         after = first
         while True:  # the batch comes again for each of its offsets
             after += 1
@@ -207,8 +216,9 @@ class StockFetch:
 class _StockChunk:
     """Records of a poll: one piece."""
 
-    def __init__(self, records: list[ConsumerRecord], end: int) -> None:
+    def __init__(self, records: list[ConsumerRecord], start: int, end: int) -> None:
         self._records = records
+        self.start = min([start, *(r.offset for r in records[:1])])
         self.end = end
 
     @property
@@ -225,7 +235,7 @@ class BadChunk:
 
     def __init__(self, bad: BadBatch) -> None:
         self._bad: BadBatch | None = bad
-        self.end = bad.next
+        self.start, self.end = bad.first, bad.next
 
     @property
     def empty(self) -> bool:

@@ -34,7 +34,7 @@ from stream.kafka import (
     consumer_settings,
 )
 from stream.kafka_batches import BadBatch
-from stream.kafka_fetch import BadChunk, fetch_of
+from stream.kafka_fetch import BadChunk, Chunk, fetch_of
 from stream.kafka_partition import PartitionBuffer, Records
 from stream.kafka_probe import connect
 from stream.kafka_watch import TopicWatch
@@ -177,7 +177,8 @@ class KafkaReader:
             if not (buffer.filled or fresh):
                 self._probe()
             wait_s = _WAIT_S
-            silence.grows()
+            if silence.grows():
+                self._consumer.seek(tp, buffer.position)  # wherever the consumer thinks it is
         silence.ends()
         return buffer.filled
 
@@ -202,7 +203,18 @@ class KafkaReader:
         else:
             for tp, chunks in found.items():
                 for chunk in chunks:
-                    self._buffers[tp].fill(chunk)
+                    self._take(tp, chunk)
+
+    def _take(self, tp: TopicPartition, chunk: Chunk) -> None:
+        """Take a chunk that goes on where the last one ended; ask again in place of any other.
+
+        After a change of leader kafka-python may put its position back to one that it had before.
+        """
+        buffer = self._buffers[tp]
+        if chunk.start == buffer.position:
+            buffer.fill(chunk)
+        else:
+            self._consumer.seek(tp, buffer.position)
 
     def _pause(self, wanted: TopicPartition | None) -> None:
         """Let only those be fetched that have room; not those at their end while one is wanted."""
@@ -332,13 +344,16 @@ class _Silence:
         self._bootstrap, self._say = bootstrap, say
         self._began = time.monotonic()
         self._next = _TELL_S
+        self._second = 0
 
-    def grows(self) -> None:
-        """Tell of it when it is long, and then now and again."""
+    def grows(self) -> bool:
+        """Tell of it when it is long, and then now and again; return whether a second went by."""
         lasted = time.monotonic() - self._began
+        new_second, self._second = int(lasted) > self._second, int(lasted)
         if lasted >= self._next:
             self._say(f"Kafka at {self._bootstrap} does not answer for {lasted:.0f} s: waiting")
             self._next = lasted + _TELL_AGAIN_S
+        return new_second
 
     def ends(self) -> None:
         """Tell of its end, if it was told of."""

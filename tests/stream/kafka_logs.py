@@ -1,19 +1,36 @@
 """What tests of Kafka's readers share: messages written by the stock client, sources read whole."""
 
+import time
 from dataclasses import replace
 
 from kafka import KafkaProducer
+from kafka.admin import KafkaAdminClient, NewTopic
 
-from stream.events import EventSchema
 from stream.position import Partition, Position
 
-SCHEMA = EventSchema()
+WITHIN_S = 60.0
+
+
+def until(condition):
+    """Wait for a condition; fail where it does not come."""
+    deadline = time.monotonic() + WITHIN_S
+    while not condition():
+        assert time.monotonic() < deadline, "it did not come about"
+        time.sleep(0.01)
+
+
+def make_topic(kafka, name, partitions=1, replication=1, **settings):
+    """Make a topic on a broker of the test's own."""
+    admin = KafkaAdminClient(bootstrap_servers=kafka.bootstrap.split(","))
+    configs = {key.replace("_", "."): str(value) for key, value in settings.items()}
+    admin.create_topics([NewTopic(name, partitions, replication, topic_configs=configs)])
+    admin.close()
 
 
 def write(kafka, topic, values, *, partition=0, **settings):
     """Send values (or keyword arguments of ``send``) to a partition; return their offsets."""
     with_settings = {"linger_ms": 5, **settings}
-    producer = KafkaProducer(bootstrap_servers=kafka.bootstrap, **with_settings)
+    producer = KafkaProducer(bootstrap_servers=kafka.bootstrap.split(","), **with_settings)
     try:
         sent = []
         for value in values:
