@@ -84,7 +84,7 @@ class Broker:
             )
         self._libs, self.folder, self.security = home / "libs", Path(folder), security
         self._properties = dict(properties or {})
-        ports = _free_ports(3 * brokers)
+        ports = free_ports(3 * brokers)
         self._ports = [ports[i : i + 3] for i in range(0, len(ports), 3)]  # client, inner, control
         self._running: dict[int, tuple[subprocess.Popen[bytes], subprocess.Popen[bytes]]] = {}
         self._lay_out()
@@ -324,7 +324,7 @@ def _end(guard: subprocess.Popen[bytes]) -> None:
     pipe.close()
 
 
-def _free_ports(count: int) -> list[int]:
+def free_ports(count: int) -> list[int]:
     """Return ports of `PORTS` that nothing listens on."""
     held: list[socket.socket] = []
     try:

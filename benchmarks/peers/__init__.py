@@ -1,0 +1,1 @@
+"""What others would write for the same join, each a process of its own that tells its rate."""
