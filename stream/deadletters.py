@@ -2,12 +2,13 @@
 
 import base64
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final, Protocol
 
 import orjson
 
+from stream.events import EventColumns
 from stream.position import Partition
 from stream.source import Rejected
 from stream.state import State
@@ -213,6 +214,29 @@ class DeadLetterFile:
                         counts[letter.reason] = counts.get(letter.reason, 0) + 1
         return {"turn": turn, "bytes": size, "letters": letters, "older": older, "dropped": 0,
                 "counts": counts}  # fmt: skip
+
+
+def too_late(events: EventColumns, partitions: Sequence[Partition]) -> list[Rejected]:
+    """Return the letters of impressions that may have been learned; only columns are left."""
+    places = zip(
+        events.partition.tolist(),
+        events.offset.tolist(),
+        events.row.tolist(),
+        events.ts.tolist(),
+        strict=True,
+    )
+    return [
+        Rejected(
+            partitions[p],
+            offset,
+            row,
+            "too_late",
+            f"{partitions[p]} at {offset}, row {row}: an impression of ts {ts}, older than all "
+            "that is remembered (join.remember_s)",
+            b"",
+        )
+        for p, offset, row, ts in places
+    ]
 
 
 def _turn_of(path: Path) -> int | None:

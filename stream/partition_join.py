@@ -11,6 +11,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from stream.deadletters import too_late
 from stream.events import EventColumns, EventSchema
 from stream.example_columns import ExampleColumns
 from stream.examples import ExampleBlock, Progress
@@ -18,7 +19,7 @@ from stream.join import JoinConfig, Joined, LabelJoin
 from stream.marks import Mark, Marks
 from stream.order import NEVER, EventTimeOrder, OrderConfig, Ordered
 from stream.pending import ColumnSpec, PendingRows
-from stream.policy import Policy
+from stream.policy import Emissions, Policy
 from stream.position import Offset, Partition, Position
 from stream.source import Block, Rejected
 
@@ -43,6 +44,17 @@ _ORIGIN: Final = {"partition": np.int16, "offset": np.int64, "row": np.int32}
 Columns = dict[str, npt.NDArray[Any]]
 
 
+class NotOneExample(ValueError):
+    """A label policy that workers cannot carry."""
+
+    def __init__(self, policy: Policy) -> None:
+        super().__init__(
+            f"Under {policy!r} an impression does not become exactly one example, and readers of "
+            "examples know them by their impressions. Let workers label by Wait, or let the "
+            "trainer join by itself."
+        )
+
+
 class PartitionJoin:
     """Joins the partitions of one number, of the topics that are read together.
 
@@ -63,8 +75,10 @@ class PartitionJoin:
     ) -> None:
         """Begin, or go on after ``progress``: the newest that was written of this partition.
 
-        ``inputs`` are sorted; they are to be read from `position` on.
+        ``inputs`` are sorted; they are to be read from `position` on. Raises `NotOneExample`.
         """
+        if not _is_one_example(policy.emissions):
+            raise NotOneExample(policy)
         assert tuple(sorted(inputs)) == tuple(inputs), "inputs are sorted"
         self.number = number
         self.inputs = inputs
@@ -82,10 +96,18 @@ class PartitionJoin:
         starts = [resume.get(p, (Offset(0), None)) for p in inputs]
         clocks = np.array([NEVER if c is None else c for _, c in starts], np.int64)
         self._order.begin_at(clocks)
-        self._position = Position({p: start for p, (start, _) in zip(inputs, starts, strict=True)})
-        step = (self._memory + self._window + self._lateness) // 512
+        read = progress.read if progress else {}
+        self._unread = {  # their logs may begin behind offset 0, where retention took the head
+            i
+            for i, (p, (start, _)) in enumerate(zip(inputs, starts, strict=True))
+            if start == Offset(0) == read.get(p, Offset(0))
+        }
+        self._position = Position(
+            {p: starts[i][0] for i, p in enumerate(inputs) if i not in self._unread}
+        )
+        self._step = (self._memory + self._window + self._lateness) // 512
         self._marks = [
-            Marks(Mark(start, int(clock), NEVER), step)
+            Marks(Mark(start, int(clock), NEVER), self._step)
             for (start, _), clock in zip(starts, clocks, strict=True)
         ]
         self._written_below = self._below(progress.settled if progress else {})
@@ -98,7 +120,7 @@ class PartitionJoin:
 
     @property
     def position(self) -> Position:
-        """Where the inputs are to be read on."""
+        """Where the inputs are to be read on; one it does not name, where its log begins."""
         return self._position
 
     def feed(self, block: Block) -> None:
@@ -106,9 +128,11 @@ class PartitionJoin:
         if len(self._names) < MAX_NAMES:
             self._names.update(block.names)
         self._refuse(block.rejected)
+        self._begin(block)
         self._mark()
         ordered = self._order.feed(block)
-        self._position = Position({p: block.position.of(p) for p in self.inputs})
+        there = block.position.offsets
+        self._position = Position({p: there[p] for p in self.inputs if p in there})
         self._take(ordered)
 
     def tick(self, elapsed_ms: int) -> None:
@@ -175,7 +199,7 @@ class PartitionJoin:
 
     def _joined(self, events: EventColumns) -> None:
         joined = self._join.feed(events)
-        self._refuse(self._too_late(events.take(joined.refused)))
+        self._refuse(too_late(events.take(joined.refused), self.inputs))
         accepted = events.take(joined.accepted)
         n = len(accepted)
         self._rows.append(
@@ -221,6 +245,21 @@ class PartitionJoin:
         new: npt.NDArray[np.bool_] = after | (same & (rows["origin_row"] >= row[partition]))
         return new
 
+    def _begin(self, block: Block) -> None:
+        """Note where the logs begin that are read for the first time."""
+        for i in sorted(self._unread):
+            partition = self.inputs[i]
+            first = block.events.offset[block.events.partition == i][:1].tolist()
+            first += [r.offset for r in block.rejected if r.partition == partition][:1]
+            if first:
+                start = Offset(min(first))
+                self._unread.discard(i)
+            elif partition in block.position.offsets:
+                start = block.position.of(partition)
+            else:
+                continue
+            self._marks[i] = Marks(Mark(start, NEVER, NEVER), self._step)
+
     def _mark(self) -> None:
         """Note where the inputs have got to, before what comes next."""
         clocks, in_doubt = self._order.clocks, self._order.in_doubt
@@ -257,7 +296,8 @@ class PartitionJoin:
             resume[partition] = (mark.offset, None if mark.clock == NEVER else mark.clock)
         settled = {p: mark.offset for p, mark in zip(self.inputs, marks, strict=True)}
         if earlier:
-            settled = {p: max(offset, earlier.settled[p]) for p, offset in settled.items()}
+            before = earlier.settled
+            settled = {p: max(offset, before.get(p, Offset(0))) for p, offset in settled.items()}
         return Progress(
             resume=resume,
             settled=settled,
@@ -314,20 +354,15 @@ class PartitionJoin:
             if (letter.offset, letter.row) >= written.get(letter.partition, Offset(0)):
                 self._refused.append(letter)
 
-    def _too_late(self, events: EventColumns) -> Iterable[Rejected]:
-        for p, offset, row, ts in zip(
-            events.partition.tolist(),
-            events.offset.tolist(),
-            events.row.tolist(),
-            events.ts.tolist(),
-            strict=True,
-        ):
-            partition = self.inputs[p]
-            detail = (
-                f"{partition} at {offset}, row {row}: an impression of ts {ts}, older than all "
-                "that is remembered (join.remember_s)"
-            )
-            yield Rejected(partition, offset, row, "too_late", detail, b"")
+
+def _is_one_example(emits: Emissions) -> bool:
+    others = (emits.arrival, emits.later_click, emits.horizon_negative, emits.horizon_positive)
+    positive = (emits.click, emits.deadline_positive)
+    return (
+        emits.deadline_negative is not None
+        and sum(e is not None for e in positive) == 1
+        and all(e is None for e in others)
+    )
 
 
 def _row_columns(schema: EventSchema) -> ColumnSpec:

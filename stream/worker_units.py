@@ -9,7 +9,7 @@ import numpy as np
 from stream.events import EventColumns, EventSchema
 from stream.examples import ExampleBlock
 from stream.partition_join import PartitionJoin
-from stream.position import Partition, Position
+from stream.position import Partition
 from stream.source import Block, Rejected
 
 RECORD_S: Final = 0.15  # between records of a partition: what it adds to a trainer's delay, at most
@@ -41,7 +41,7 @@ class Unit:
         if self._names:
             block, self._names = replace(block, names={**self._names, **block.names}), {}
         self._join.feed(block)
-        self.position = Position({p: block.position.of(p) for p in self.inputs})
+        self.position = self._join.position
         if len(block.idle) == len(self.inputs):
             self.caught_up = True
             if not len(block.events):

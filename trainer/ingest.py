@@ -5,15 +5,15 @@ batches and the id map. It is a function of the logs alone, whatever blocks they
 whole state is a value (invariants 1 and 2).
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from stream.deadletters import too_late
 from stream.digest import ExamplesDigest
-from stream.events import EventColumns
 from stream.example_join import ExampleJoin
 from stream.example_order import ExampleOrder
 from stream.join import Joined, LabelJoin
@@ -181,37 +181,16 @@ class Ingest:
             newest_ms=self._newest,
         )
 
-    def _refuse(self, rejected: tuple[Rejected, ...]) -> None:
+    def _refuse(self, rejected: Sequence[Rejected]) -> None:
         self._rejected += len(rejected)
         self.refused.extend(rejected)
-
-    def _too_late(self, events: EventColumns) -> tuple[Rejected, ...]:
-        """Return the letters of impressions that may have been learned; only columns are left."""
-        return tuple(
-            Rejected(
-                self._partitions[partition],
-                offset,
-                row,
-                "too_late",
-                f"{self._partitions[partition]} at {offset}, row {row}: an impression of ts {ts}, "
-                "older than all that is remembered (join.remember_s)",
-                b"",
-            )
-            for partition, offset, row, ts in zip(
-                events.partition.tolist(),
-                events.offset.tolist(),
-                events.row.tolist(),
-                events.ts.tolist(),
-                strict=True,
-            )
-        )
 
     def _take(self, ordered: Ordered) -> Iterator[Item]:
         self._refuse(ordered.rejected)
         for start in range(0, len(ordered.events), PIECE):
             events = ordered.events.take(slice(start, start + PIECE))
             joined = self._join.feed(events)
-            self._refuse(self._too_late(events.take(joined.refused)))
+            self._refuse(too_late(events.take(joined.refused), self._partitions))
             rows = self._features.observe(events, joined, self._pending)
             first = self._pending.append(rows)
             assert first == joined.first_seq, "the join and the waiting rows count alike"

@@ -4,6 +4,7 @@ from contextlib import suppress
 from dataclasses import replace
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -99,6 +100,28 @@ def test_a_foreign_record_is_named(value, headers, why):
 
     with pytest.raises(NotExamples, match=why):
         decode(right if value is None else value, told if headers is None else headers)
+
+
+@pytest.mark.parametrize("change", ["type", "null", "lacking"])
+def test_columns_that_are_others_are_named(change):
+    """Arrow data of another program may be in order, and be no examples."""
+    value, headers = encode(block_of(3), SCHEMA)
+    with pa.ipc.open_stream(value) as reader:
+        batch = reader.read_next_batch()
+    columns = dict(zip(batch.schema.names, batch.columns, strict=True))
+    if change == "type":
+        columns["label"] = pa.array([0, 1, 2], pa.int64())
+    elif change == "null":
+        columns["item"] = pa.array([1, None, 3], pa.uint64())
+    else:
+        del columns["ts"]
+    schema = pa.schema([(k, v.type) for k, v in columns.items()], metadata=batch.schema.metadata)
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, schema) as writer:
+        writer.write_batch(pa.record_batch([*columns.values()], schema=schema))
+
+    with pytest.raises(NotExamples):
+        decode(sink.getvalue().to_pybytes(), headers)
 
 
 def test_a_trainer_takes_the_features_it_wants():

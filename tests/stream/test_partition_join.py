@@ -11,15 +11,16 @@ from hypothesis import strategies as st
 from stream import partition_join
 from stream.delivered import Delivered
 from stream.encode import encode_event, pack
-from stream.events import EventSchema
+from stream.events import IMPRESSION, EventSchema
 from stream.examples import decode, encode
 from stream.join import JoinConfig, LabelJoin
 from stream.listsource import ListSource
 from stream.marks import MOST, Mark, Marks
 from stream.order import NEVER, EventTimeOrder, OrderConfig
-from stream.partition_join import PartitionJoin
-from stream.policy import Wait
+from stream.partition_join import NotOneExample, PartitionJoin
+from stream.policy import Emission, Emissions, Wait
 from stream.position import Offset, Partition, Position
+from stream.source import Block
 
 START_MS = 1_700_000_000_000
 SHOWN, CLICKED = Partition("impressions", 3), Partition("feedback", 3)
@@ -31,8 +32,11 @@ ORDER = OrderConfig(lateness_s=5, idle_s=100_000, max_jump_s=600, jump_confirmat
 JOIN = JoinConfig(window_s=20, early_s=10, remember_s=15)
 
 
-def log_of(seed, n=150):
-    """Return a log of all that happens: late, doubled, early, absurd, malformed, and silences."""
+def log_of(seed, n=150, *, again=True):
+    """Return a log of all that happens: late, doubled, early, absurd, malformed, and silences.
+
+    With ``again`` an id may come once more with another time.
+    """
     rng = np.random.default_rng(seed)
     written = {SHOWN: [], CLICKED: []}
     ts, ids = START_MS, []
@@ -45,9 +49,9 @@ def log_of(seed, n=150):
         ids.append((ts, event))
         written[SHOWN].append((ts, event))
         if rng.random() < 0.25:  # again, sooner or later, sometimes with another time
-            again = ts + int(rng.choice([100, 8000, 16_000, 30_000, 40_000, 70_000]))
-            other = {} if rng.random() < 0.7 else {"ts": shown + 15_000}
-            written[SHOWN].append((again, {**event, **other}))
+            come = ts + int(rng.choice([100, 8000, 16_000, 30_000, 40_000, 70_000]))
+            other = {} if rng.random() < 0.7 or not again else {"ts": shown + 15_000}
+            written[SHOWN].append((come, {**event, **other}))
         for action in ("click", "buy", "other"):
             if rng.random() < 0.3:
                 after = int(rng.choice([-12_000, -4000, 0, 2000, 19_999, 20_000, 30_000, 50_000]))
@@ -111,7 +115,7 @@ def block_without_end(block):
     return replace(block, ended=frozenset())
 
 
-def read(topic):
+def read(topic, *, ordered=True):
     """Return what a reader lets through: place → what was learned, and how often."""
     delivered, found = Delivered(), {}
     again = 0
@@ -120,7 +124,7 @@ def read(topic):
         block = decode(*record)
         x = block.examples
         fresh = delivered.fresh(x.origin_partition, x.origin_offset, x.origin_row)
-        assert (x.at[fresh] >= newest).all(), "complete_to has lied"
+        assert not ordered or (x.at[fresh] >= newest).all(), "complete_to has lied"
         again += int((~fresh).sum())
         for row in np.flatnonzero(fresh).tolist():
             place = (
@@ -184,6 +188,72 @@ def test_a_join_that_is_killed_changes_nothing(seed, per_message):
     assert read(expected)[0] == read(topic)[0]
     assert 0 == read(expected)[1]
     assert letters(expected) == letters(topic)
+
+
+def tired(messages, topic, rng, *, last=False):
+    """Begin as `begin` does, over a log whose inputs seem to be at their ends now and then."""
+    order = replace(ORDER, idle_s=6)
+    join = PartitionJoin(3, INPUTS, order, JOIN, Wait(), SCHEMA, topic.progress())
+    source = ListSource(
+        SCHEMA, messages, position=join.position, block_events=int(rng.choice([1, 3, 17, 400]))
+    )
+
+    def written():
+        topic.letters += join.take_refused()
+        for made in join.take():
+            topic.records.append(encode(made, SCHEMA))
+            yield
+
+    def steps():
+        for block in map(block_without_end, source):
+            came = set(block.events.partition.tolist())
+            if rng.random() < 0.5:
+                block = replace(block, idle=frozenset({0, 1} - came))
+            join.feed(block)
+            yield from written()
+            if rng.random() < 0.2:
+                nothing = block.events.take(slice(0, 0))
+                join.feed(Block(nothing, block.position, idle=frozenset({0, 1})))
+                for _ in range(int(rng.integers(1, 30))):
+                    join.tick(1000)
+                yield from written()
+        if last:
+            join.finish()
+            yield from written()
+
+    return steps()
+
+
+@settings(max_examples=20)
+@given(st.integers(0, 10**9), st.sampled_from([1, 3, 20]))
+def test_where_time_went_on_in_silence_it_is_still_each_once(seed, per_message):
+    """Silence is of the clock, and not in the log: times may differ then, and nothing else."""
+    messages, rng = packed(log_of(seed, again=False), per_message), np.random.default_rng(seed)
+    topic, zombies = Topic(), []
+    for _ in range(int(rng.integers(1, 6))):
+        steps = tired(messages, topic, rng)
+        for _ in range(int(rng.integers(1, 60))):
+            next(steps, None)
+            for zombie in zombies:
+                if rng.random() < 0.3:
+                    next(zombie, None)
+        if rng.random() < 0.3:
+            zombies.append(steps)
+    for _ in tired(messages, topic, rng, last=True):
+        for zombie in zombies:
+            next(zombie, None)
+
+    shown = {}
+    for block in ListSource(SCHEMA, messages):
+        events = block.events.take(block.events.kind == IMPRESSION)
+        for *place, name in zip(
+            events.partition, events.offset, events.row, events.impression, strict=True
+        ):
+            shown.setdefault(int(name), set()).add(tuple(map(int, place)))
+    learned = Counter(row[0] for row in read(topic, ordered=False)[0].values())
+    refused = {(INPUTS.index(x.partition), x.offset, x.row) for x in topic.letters}
+    assert {1} == {*learned.values()}
+    assert [] == [name for name in shown if name not in learned and not shown[name] & refused]
 
 
 def test_it_is_the_label_join():
@@ -306,6 +376,40 @@ def test_it_begins_where_it_is_told():
 
     assert {p: o for p, (o, _) in progress.resume.items()} == dict(join.position.offsets)
     assert Position({p: Offset(0) for p in INPUTS}) != join.position
+
+
+def test_a_log_without_its_head_is_read_from_where_it_begins():
+    """Retention took it before there was a worker: nothing is missed, and nothing asked for."""
+    join = PartitionJoin(3, INPUTS, ORDER, JOIN, Wait(), SCHEMA, None)
+    assert Position() == join.position
+
+    events = [{"impression_id": f"i{k}", "user_id": 1, "item_id": 1, "ts": START_MS + k * 1000}
+              for k in range(60)]  # fmt: skip
+    messages = {SHOWN: [b""] * 70 + [encode_event(e) for e in events]}
+    source = ListSource(
+        SCHEMA, {**messages, CLICKED: []}, position=Position({SHOWN: Offset(70)}), block_events=10
+    )
+    for block in source:
+        there = {p: o for p, o in block.position.offsets.items() if p == SHOWN}
+        join.feed(replace(block, position=Position(there), ended=block.ended - {1}))
+    assert [SHOWN] == [*join.position.offsets]
+
+    progress = join.take()[-1].progress
+    assert (Offset(70), None) == progress.resume[SHOWN]
+    again = PartitionJoin(3, INPUTS, ORDER, JOIN, Wait(), SCHEMA, progress)
+    assert Position({SHOWN: Offset(70)}) == again.position
+
+
+def test_a_policy_of_several_examples_is_refused():
+    """Readers know an example by its impression, and would drop the second."""
+
+    class Twice:
+        emissions = Emissions(arrival=Emission(0), deadline_positive=Emission(1))
+
+    with pytest.raises(NotOneExample, match="exactly one example"):
+        PartitionJoin(3, INPUTS, ORDER, JOIN, Twice(), SCHEMA)
+    for policy in (Wait("click"), Wait("deadline")):
+        assert Position() == PartitionJoin(3, INPUTS, ORDER, JOIN, policy, SCHEMA).position
 
 
 @pytest.mark.parametrize("rows", [1, 5000])

@@ -112,6 +112,22 @@ def test_rows_in_memory_need_no_folder():
     assert same(rows(0, 95), pending.take(np.arange(95)))
 
 
+def test_columns_are_put_into_rows_that_wait():
+    """What is known of an impression later lies with it: the place of its click."""
+    pending = PendingRows(COLUMNS, chunk_rows=10)
+    pending.append(rows(0, 35))
+    pending.release(4)
+    seqs = np.array([30, 5, 12, 34])
+    expected = {name: column[4:].copy() for name, column in rows(0, 35).items()}
+    expected["x"][seqs - 4] = [1, 2, 3, 4]
+    pending.put(seqs, {"x": np.array([1, 2, 3, 4], np.float32)})
+
+    assert same(expected, pending.take(np.arange(4, 35)))
+    for gone in (3, 35):
+        with pytest.raises(RowsGone, match=f"Row {gone} "):
+            pending.put(np.array([5, gone]), {"x": np.zeros(2, np.float32)})
+
+
 def test_rows_taken_are_copies():
     """The learner may write into its batch while the row waits for a second use."""
     pending = PendingRows(COLUMNS, chunk_rows=10)
