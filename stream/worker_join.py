@@ -42,7 +42,8 @@ class WorkConfig:
     topics: tuple[str, ...] = ("impressions", "feedback")  # by user, alike in partitions
     order: OrderConfig = field(default_factory=OrderConfig)
     join: JoinConfig = field(default_factory=JoinConfig)
-    block_events: int = 16_384  # as a trainer that joins itself
+    block_events: int = 4_096  # a join goes on at a block's end: larger ones are read again longer,
+    # and joined an eighth faster
 
 
 class JoinWork:

@@ -72,7 +72,7 @@ def worker(args: argparse.Namespace, out: TextIO) -> int:
             topics=config.log.topics,
             order=config.order,
             join=config.join,
-            block_events=config.log.block_events,
+            block_events=min(config.log.block_events, WorkConfig.block_events),
         ),
         GroupConfig(name=args.name, web_host=args.web_host, web_port=args.web_port),
         tell,
