@@ -72,7 +72,8 @@ class Progress:
     settled: Mapping[
         Partition, Offset
     ]  # every event before it has had its example written, or none
-    complete_to: int | None  # ms: every impression with an `at` before it has been written
+    complete_to: int | None  # ms: every impression with an `at` before it has been written. Where
+    # silence let time go on, a join that goes on may place one before it: readers count that
     read: Mapping[Partition, Offset]  # what was to be read next when it was written
 
     def encode(self) -> bytes:

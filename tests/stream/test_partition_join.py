@@ -12,7 +12,7 @@ from stream import partition_join
 from stream.delivered import Delivered
 from stream.encode import encode_event, pack
 from stream.events import IMPRESSION, EventSchema
-from stream.examples import decode, encode
+from stream.examples import Progress, decode, encode
 from stream.join import JoinConfig, LabelJoin
 from stream.listsource import ListSource
 from stream.marks import MOST, Mark, Marks
@@ -376,6 +376,36 @@ def test_it_begins_where_it_is_told():
 
     assert {p: o for p, (o, _) in progress.resume.items()} == dict(join.position.offsets)
     assert Position({p: Offset(0) for p in INPUTS}) != join.position
+
+
+def test_clocks_go_with_the_place_to_begin():
+    """Where a log begins two wrong clocks that agree are believed; in its midst they are not."""
+    wrong = [10_000_000, 10_001_000]
+    times = [*wrong, *range(0, 100_000, 1000)]
+    events = [{"impression_id": f"i{k}", "user_id": 1, "item_id": 1, "ts": START_MS + ts}
+              for k, ts in enumerate(times)]  # fmt: skip
+    clicks = [{"impression_id": "?", "user_id": 1, "ts": e["ts"], "action": "x"} for e in events]
+    messages = {SHOWN: [b""] * 5 + [encode_event(e) for e in events],
+                CLICKED: [b""] * 5 + [encode_event(e) for e in clicks[2:]]}  # fmt: skip
+    topic = Topic()
+    join = PartitionJoin(
+        3, INPUTS, ORDER, JOIN, Wait(), SCHEMA,
+        Progress(
+            resume=dict.fromkeys(INPUTS, (Offset(5), START_MS)),
+            settled=dict.fromkeys(INPUTS, Offset(5)),
+            complete_to=START_MS,
+            read=dict.fromkeys(INPUTS, Offset(9)),
+        ),
+    )  # fmt: skip
+    for block in ListSource(SCHEMA, messages, position=join.position):
+        join.feed(block_without_end(block))
+        topic.letters += join.take_refused()
+        topic.records += [encode(made, SCHEMA) for made in join.take()]
+
+    assert {(SHOWN, 5, 0, "time_jump"), (SHOWN, 6, 0, "time_jump")} == letters(topic)
+    assert [START_MS + t for t in range(0, 75_000, 1000)] == [
+        row[3] for row in read(topic)[0].values()
+    ]
 
 
 def test_a_log_without_its_head_is_read_from_where_it_begins():
