@@ -180,6 +180,11 @@ def wait_until(condition, what, deadline_s=DEADLINE_S):
         time.sleep(0.1)
 
 
+def all_there(kafka, here, wanted):
+    """Return once the topic holds as many examples as are wanted."""
+    wait_until(lambda: len(read(kafka, here).examples) >= len(wanted), "all examples")
+
+
 class Process:
     """A worker as a process of its own."""
 
