@@ -217,6 +217,7 @@ class _Run:
             "ended": ended,
             "config_digest": self.config.digest(),
             "examples_digest": training.examples_digest,
+            "examples_set_digest": ingest.examples_set_digest,
             "weights_digest": training.learner.weights_digest(),
             "wall_s": round(wall_s, 3),
             "examples_per_s": round(learned / wall_s, 1),

@@ -160,6 +160,11 @@ class Ingest:
         """Return a copy of the state; nothing before it is in flight once it is reached."""
         return Barrier(self.state(), self.position, self._order.watermark, ended, changed)
 
+    @property
+    def examples_set_digest(self) -> str:
+        """The digest of all examples given to the learner, in whatever order."""
+        return self._digest.set_hexdigest()
+
     def take_refused(self) -> list[Rejected]:
         """Return the dead letters since the last call."""
         refused, self.refused = self.refused, []
