@@ -15,6 +15,7 @@ Clock = Callable[[], float]  # seconds, monotonic; keepstream/ gives it
 
 SWITCH_S = 1e-4  # the learner asks for the interpreter at every operation: it must not wait 5 ms
 QUEUE_ITEMS = 8  # enough to hide an uneven source; each holds one batch, so memory stays small
+LONGEST_S: Final = 1.0  # of silence, between two looks: more is a broker's or our own, no log's
 WAIT_S: Final = 0.2  # how soon a silent log is shown to be silent, and an end is noticed
 
 
@@ -113,7 +114,8 @@ class Ahead:
             now = self._clock()
             silent = block.idle and not len(block.events) and not block.rejected
             if silent and len(block.idle | block.ended) == len(self._source.partitions):
-                yield from ingest.tick(round(1000 * (now - last)))
+                silence = min(now - last, LONGEST_S)
+                yield from ingest.tick(round(1000 * silence))
             last = now
             self._letters.extend(ingest.take_refused())
             self.counts = ingest.counts()

@@ -52,14 +52,14 @@ class Scripted:
 
 
 class Clock:
-    """A clock that goes on by a second whenever it is asked."""
+    """A clock that goes on by a second, or another step, whenever it is asked."""
 
-    def __init__(self):
-        self.now = 0.0
+    def __init__(self, step=1.0):
+        self.now, self._step = 0.0, step
 
     def __call__(self):
         """Return the time."""
-        self.now += 1
+        self.now += self._step
         return self.now
 
 
@@ -226,3 +226,14 @@ def test_letters_are_on_disk_before_the_barrier_that_counts_them(make, tmp_path)
                 assert letters["letters"] == item.state["rejected"]
                 assert (tmp_path / "letters.ndjson").stat().st_size >= letters["bytes"]
     assert {"bad_json": 300} == letters["counts"]
+
+
+@pytest.mark.parametrize(("looks", "held"), [(3, True), (200, False)])
+def test_time_in_which_nobody_looked_is_no_silence_of_the_log(make, looks, held):
+    """A broker that is away for an hour has not let an hour pass without events."""
+    read = blocks(log(200))[:-1]  # not its end
+    ahead = make(Scripted(read, silent=looks), clock=Clock(3600.0), drain=False)
+    with ahead:
+        list(ahead)
+
+    assert held == (ahead.counts.held > 0)
