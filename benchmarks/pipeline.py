@@ -26,6 +26,7 @@ from stream.deadletters import DeadLetterFile
 from stream.filelog import create_topic
 from stream.filelog_source import FileLogSource
 from stream.filelog_writer import FileLogWriter, LogWriterConfig
+from stream.source import Source
 from trainer.ahead import Ahead
 from trainer.ingest import Ingest, LearnItem
 from trainer.learner import Learner
@@ -62,10 +63,9 @@ def open_log(root: Path, settings: Config) -> FileLogSource:
     return FileLogSource(root, TOPICS, event_schema(settings))
 
 
-def run_pipeline(root: Path, settings: Config, folder: Path) -> tuple[float, int]:
-    """Train from the log; return the seconds and the examples learned."""
+def run_pipeline(source: Source, settings: Config, folder: Path) -> tuple[float, int]:
+    """Train from an opened log; return the seconds and the examples learned."""
     training = build_training(settings, None, folder)
-    source = open_log(root, settings)
     ingest = build_ingest(settings, source.partitions, folder)
     letters = DeadLetterFile(folder / "letters.ndjson")
     started = time.perf_counter()
@@ -154,7 +154,7 @@ def main() -> None:
             for threads in THREADS:
                 settings = config(threads, args.batch_size)
                 floor = run_floor(batches, settings)
-                pipeline = run_pipeline(root, settings, folder)
+                pipeline = run_pipeline(open_log(root, settings), settings, folder)
                 if turn:  # the first round warms up
                     rates["floor"][threads].append(floor[1] / floor[0])
                     rates["pipeline"][threads].append(pipeline[1] / pipeline[0])

@@ -6,6 +6,7 @@ a fetch before that (a hook into this one consumer; nobody else's is touched) an
 the stock way, slower and with the same results.
 """
 
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, Protocol
 
@@ -139,7 +140,8 @@ class StockFetch:
         fetching = self._consumer.assignment() - self._consumer.paused()
         starts = {tp: self._position(tp) for tp in fetching}
         try:
-            found = self._consumer.poll(round(1000 * timeout_s))
+            # All of a fetch at once: what is left of one whose partition is paused is forgotten.
+            found = self._consumer.poll(round(1000 * timeout_s), max_records=sys.maxsize)
         except (CorruptRecordError, UnsupportedCodecError):
             return self._find_bad()
         except ClientError:
@@ -189,7 +191,7 @@ class StockFetch:
     def _error(self, wait_ms: int = _SKIP_POLL_MS) -> Exception | None:
         """Fetch, and drop what comes; return why it cannot be read."""
         try:
-            self._consumer.poll(wait_ms)
+            self._consumer.poll(wait_ms, max_records=sys.maxsize)
         except (CorruptRecordError, UnsupportedCodecError) as error:
             found: Exception = error
             return found
