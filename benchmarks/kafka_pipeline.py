@@ -13,7 +13,6 @@ import statistics
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
@@ -57,14 +56,11 @@ def write_topics(kafka: KafkaConfig, impressions: int, per_message: int) -> None
         write(world, append, per_message=per_message)
 
 
-def learn(open_source: Callable[[], Source], settings: Config, folder: Path) -> tuple[float, int]:
-    """Train from a source; return the examples a second, and how many."""
-    source = open_source()
-    try:
-        seconds, examples = run_pipeline(source, settings, folder)
-    finally:
-        source.close()
-    return examples / seconds, examples
+def learn(source: Source, settings: Config, folder: Path) -> tuple[float, str]:
+    """Train from an opened source; return the examples a second, and their digest."""
+    seconds, training = run_pipeline(source, settings, folder)
+    source.close()
+    return training.metrics.examples / seconds, training.examples_digest
 
 
 def read(source: Source) -> float:
@@ -98,10 +94,10 @@ def measure(
     def open_kafka() -> Source:
         return KafkaSource(kafka, topics, schema)
 
-    from_file, in_file = learn(lambda: open_log(root, settings), settings, folder)
-    from_kafka, in_kafka = learn(open_kafka, settings, folder)
+    from_file, in_file = learn(open_log(root, settings), settings, folder)
+    from_kafka, in_kafka = learn(open_kafka(), settings, folder)
     if in_file != in_kafka:
-        raise SystemExit(f"{in_file:,} examples from the file log, {in_kafka:,} from Kafka")
+        raise SystemExit(f"other examples from Kafka ({in_kafka}) than from the log ({in_file})")
     rates["learned_file"].append(from_file)
     rates["learned_kafka"].append(from_kafka)
     rates["events_file"].append(read(open_log(root, settings)))

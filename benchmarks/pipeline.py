@@ -31,7 +31,7 @@ from trainer.ahead import Ahead
 from trainer.ingest import Ingest, LearnItem
 from trainer.learner import Learner
 from trainer.learner_config import LearnerConfig
-from trainer.loop import train
+from trainer.loop import Training, train
 
 THREADS = (1, 2)
 DEFAULT = LearnerConfig().threads
@@ -63,8 +63,8 @@ def open_log(root: Path, settings: Config) -> FileLogSource:
     return FileLogSource(root, TOPICS, event_schema(settings))
 
 
-def run_pipeline(source: Source, settings: Config, folder: Path) -> tuple[float, int]:
-    """Train from an opened log; return the seconds and the examples learned."""
+def run_pipeline(source: Source, settings: Config, folder: Path) -> tuple[float, Training]:
+    """Train from an opened log; return the seconds, and what has learned."""
     training = build_training(settings, None, folder)
     ingest = build_ingest(settings, source.partitions, folder)
     letters = DeadLetterFile(folder / "letters.ndjson")
@@ -73,7 +73,7 @@ def run_pipeline(source: Source, settings: Config, folder: Path) -> tuple[float,
         source, ingest, letters=letters, clock=time.monotonic, barrier_every_s=None, drain=True
     ) as items:
         train(items, training, lambda *_: None, lambda _: None)
-    return time.perf_counter() - started, training.metrics.examples
+    return time.perf_counter() - started, training
 
 
 def run_floor(batches: list[LearnItem], settings: Config) -> tuple[float, int]:
@@ -154,10 +154,10 @@ def main() -> None:
             for threads in THREADS:
                 settings = config(threads, args.batch_size)
                 floor = run_floor(batches, settings)
-                pipeline = run_pipeline(open_log(root, settings), settings, folder)
+                seconds, training = run_pipeline(open_log(root, settings), settings, folder)
                 if turn:  # the first round warms up
                     rates["floor"][threads].append(floor[1] / floor[0])
-                    rates["pipeline"][threads].append(pipeline[1] / pipeline[0])
+                    rates["pipeline"][threads].append(training.metrics.examples / seconds)
     median = {w: {t: statistics.median(r) for t, r in of.items()} for w, of in rates.items()}
     best = {which: max(of.values()) for which, of in median.items()}
     report(
