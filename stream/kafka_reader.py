@@ -122,8 +122,8 @@ class KafkaReader:
 
     @property
     def grown(self) -> bool:
-        """Whether a topic has got more partitions; never with ``partitions`` of one's own."""
-        return self._all and self._watch.grown
+        """Whether a followed topic has got more partitions; never with ``partitions`` given."""
+        return self._all and self._follow and self._watch.grown
 
     @property
     def logs(self) -> "list[ReaderLog]":

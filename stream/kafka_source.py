@@ -93,9 +93,9 @@ class KafkaSource:
             (lambda: reader.wait(_POLL_S)) if self._follow else None,
         )
         for block in blocks:
-            yield block
-            if reader.is_over:
+            if reader.is_over:  # what it then says of ends and idleness is not so
                 return
+            yield block
 
     def close(self) -> None:
         """End the reading, also from another thread and while it waits; idempotent."""

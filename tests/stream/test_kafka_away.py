@@ -5,12 +5,14 @@ import logging
 import struct
 import threading
 import time
+import uuid
 import warnings
 
 import crc32c
 import pytest
 from kafka import KafkaProducer
 
+from benchmarks.broker import Broker, kafka_home
 from stream import kafka_reader
 from stream.kafka_reader import KafkaReader
 from tests.stream.kafka_logs import make_topic, numbered, until, write
@@ -30,6 +32,35 @@ def collected():
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ResourceWarning)
         gc.collect()
+
+
+@pytest.fixture(scope="module")
+def started(tmp_path_factory):
+    """Yield a broker that tests may break; it closes connections that are idle for a second."""
+    if kafka_home() is None:
+        pytest.skip("there is no Kafka to start and break: set KAFKA_HOME")
+    with Broker(
+        tmp_path_factory.mktemp("kafka"), properties={"connections.max.idle.ms": 1000}
+    ) as broker:
+        yield broker
+
+
+@pytest.fixture
+def own(started):
+    """Yield the broker, whole again."""
+    if 1 in started.pids:
+        started.resume()
+    else:
+        started.start()
+    return started
+
+
+@pytest.fixture
+def name(own):
+    """Yield a topic of two partitions."""
+    name = f"impressions-{uuid.uuid4().hex[:8]}"
+    make_topic(own.config(), name, 2)
+    return name
 
 
 class Follower:
@@ -67,26 +98,24 @@ class Follower:
 
 
 @pytest.mark.parametrize("how", ["killed", "paused"])
-def test_a_broker_that_is_away_is_waited_for(broker, how):
+def test_a_broker_that_is_away_is_waited_for(own, name, how):
     """A log that cannot be read is not a silent one: nothing may go on as if it had ended."""
-    kafka = broker()
-    make_topic(kafka.config(), "impressions")
-    write(kafka.config(), "impressions", numbered(10))
-    follower = Follower(kafka.config(), "impressions")
+    write(own.config(), name, numbered(10))
+    follower = Follower(own.config(), name)
     try:
         until(lambda: len(follower.offsets) == 10)
-        (kafka.kill if how == "killed" else kafka.pause)()
+        (own.kill if how == "killed" else own.pause)()
         until(lambda: follower.said)
         assert "does not answer for 3 s: waiting" in follower.said[0]
-        (kafka.start if how == "killed" else kafka.resume)()
+        (own.start if how == "killed" else own.resume)()
         back = time.monotonic()
-        write(kafka.config(), "impressions", numbered(10))
+        write(own.config(), name, numbered(10))
         until(lambda: len(follower.offsets) == 20 or follower.error)
         assert time.monotonic() - back < 5.0
         until(lambda: len(follower.said) == 2)
         assert "answers again, after" in follower.said[1]
     finally:
-        (kafka.kill if how == "killed" else kafka.pause)()
+        (own.kill if how == "killed" else own.pause)()
         closing_s = follower.close()
 
     assert follower.error is None
@@ -94,17 +123,15 @@ def test_a_broker_that_is_away_is_waited_for(broker, how):
     assert closing_s < 2.0  # also while it is away
 
 
-def test_nothing_is_at_its_end_while_nobody_confirms_it(broker):
+def test_nothing_is_at_its_end_while_nobody_confirms_it(own, name):
     """An idle partition lets the watermark pass: that must not happen because a broker died."""
-    kafka = broker()
-    make_topic(kafka.config(), "impressions")
-    reader = KafkaReader(kafka.config(), ["impressions"], follow=True)
+    reader = KafkaReader(own.config(), [name], follow=True)
     assert reader.fetch(0, 1) is None
-    kafka.kill()
+    own.kill()
     answers = []
-    thread = threading.Thread(target=lambda: answers.append(_ask_for(reader, 2.0)))
+    thread = threading.Thread(target=lambda: answers.append(_ask_for(reader, 1.0)))
     thread.start()
-    thread.join(4.0)
+    thread.join(1.5)
     waits = thread.is_alive()
     reader.close()
     thread.join(10)
@@ -118,14 +145,12 @@ def _ask_for(reader, seconds):
         reader.wait(0.05)
 
 
-def test_damage_on_a_brokers_disk_costs_its_batches_only(broker):
+def test_damage_on_a_brokers_disk_costs_its_batches_only(own, name):
     """Brokers do not look into what they hold: who reads it finds out, and says which offsets."""
-    kafka = broker()
-    make_topic(kafka.config(), "impressions")
     for _ in range(5):
-        write(kafka.config(), "impressions", numbered(3))  # a batch each
-    kafka.stop()
-    log = kafka.folder / "data-1" / "impressions-0" / f"{0:020}.log"
+        write(own.config(), name, numbered(3))  # a batch each
+    own.stop()
+    log = own.folder / "data-1" / f"{name}-0" / f"{0:020}.log"
     raw = bytearray(log.read_bytes())
     starts = _batches(raw)
     raw[starts[1] + 65] ^= 1
@@ -135,10 +160,10 @@ def test_damage_on_a_brokers_disk_costs_its_batches_only(broker):
         ">I", crc32c.crc32c(bytes(raw[starts[3] + 21 : end]))
     )
     log.write_bytes(raw)
-    kafka.start()
+    own.start()
 
     for unpack in (True, False):
-        reader = KafkaReader(kafka.config(), ["impressions"], raw=unpack)
+        reader = KafkaReader(own.config(), [name], raw=unpack)
         offsets, letters = [], []
         while (found := reader.fetch(0, 100)) is not None:
             offsets += found.offsets.tolist()
@@ -163,15 +188,13 @@ def _batches(raw):
     return starts
 
 
-def test_a_step_longer_than_every_time_out_loses_nothing(broker, monkeypatch):
+def test_a_step_longer_than_every_time_out_loses_nothing(own, name, monkeypatch):
     """A learner may take minutes: nobody is expelled, and a closed connection is opened again."""
-    kafka = broker(properties={"connections.max.idle.ms": 1000})
     short = {"request_timeout_ms": 600, "connections_max_idle_ms": 900, "metadata_max_age_ms": 500}
     monkeypatch.setattr(kafka_reader, "SETTINGS", kafka_reader.SETTINGS | short)
-    make_topic(kafka.config(), "impressions", 2)
     for partition in (0, 1):
-        write(kafka.config(), "impressions", numbered(50), partition=partition)
-    reader = KafkaReader(kafka.config(fetch_bytes=200), ["impressions"], follow=True)
+        write(own.config(), name, numbered(50), partition=partition)
+    reader = KafkaReader(own.config(fetch_bytes=200), [name], follow=True)
     read = {0: [], 1: []}
     try:
         for _ in range(3):

@@ -173,6 +173,18 @@ def test_new_partitions_end_the_reading_cleanly(kafka, topic, admin):
     source.close()
 
 
+def test_new_partitions_do_not_end_what_is_read_to_an_end(kafka, read, topic, admin):
+    """What a topic held when it was opened is read whole, whatever it becomes."""
+    name = topic()
+    write(kafka, name, numbered(5))
+    reader = read(name, config=replace(kafka, watch_s=0.2))
+    admin.create_partitions({name: NewPartitions(3)})
+    until(lambda: reader._watch.look() or reader._watch.grown)
+
+    assert not reader.grown
+    assert ([0, 1, 2, 3, 4], []) == drain(reader)
+
+
 def test_new_partitions_are_not_the_matter_of_who_reads_some(kafka, read, topic, admin):
     """A worker is told by its group which partitions are its."""
     name = topic()
@@ -251,3 +263,16 @@ def test_closing_ends_the_waiting_at_once(kafka, read, topic):
 
     assert time.monotonic() - began < 1.0
     assert all(block.idle for block in blocks)
+
+
+@pytest.mark.parametrize("follow", [True, False])
+def test_a_source_that_is_closed_says_nothing_more(kafka, topic, follow):
+    """That a partition has ended, or is idle, moves the watermark: closing must not."""
+    name = topic("impressions")
+    write(kafka, name, [b'{"impression_id":1,"user_id":1,"item_id":1,"ts":1700000000000}'] * 9)
+    source = KafkaSource(kafka, [name], EventSchema(), follow=follow, block_events=3)
+    blocks = iter(source)
+    next(blocks)
+    source.close()
+
+    assert [] == list(blocks)
