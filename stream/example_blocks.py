@@ -1,9 +1,9 @@
 """From the records of an examples topic to blocks, with what their workers say of themselves."""
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -14,8 +14,10 @@ from stream.decode import Decoded
 from stream.events import EventSchema
 from stream.example_columns import ExampleColumns
 from stream.examples import Headers, NotExamples, Progress, decode, select
-from stream.position import Partition, Position
+from stream.position import Offset, Partition, Position
 from stream.source import Block, Rejected
+
+_LONGEST_S: Final = 1.0  # of silence, between two looks: more is a broker's or our own
 
 
 class ExampleRecord(NamedTuple):
@@ -79,13 +81,15 @@ def read_examples(
     """Yield the blocks of ``logs`` of `ExampleRecord`s, as `read_blocks` does.
 
     A block has the progress of the records that end with it. A partition is idle where it is at its
-    end and its examples have not become complete to a later time for ``idle_s`` by the ``clock``:
-    a quiet log is what its worker tells of, and a partition that is silent has no worker.
+    end and its worker has not gone on for ``idle_s`` by the ``clock``, neither in what is complete
+    nor in what it reads: a quiet log is what its worker tells of, and a partition that is silent
+    has no worker. Time in which nobody could look does not count.
     """
     decoder = ExampleDecoder(schema, len(partitions))
     nothing = ExampleColumns.empty(schema)
-    moved = np.full(len(partitions), clock())
-    complete: dict[int, int] = {}
+    silent_s = np.zeros(len(partitions))
+    looked = clock()
+    told_last: dict[int, tuple[int | None, Mapping[Partition, Offset]]] = {}
     for block in read_blocks(partitions, logs, decoder, position, rule, wait):
         progress = {}
         for i, told in enumerate(decoder.progress):
@@ -93,10 +97,12 @@ def read_examples(
             while told and told[0][0] < done:
                 progress[i] = told.popleft()[1]
         now = clock()
+        silent_s += min(now - looked, _LONGEST_S)
+        looked = now
         for i, last in progress.items():
-            if last.complete_to is not None and last.complete_to > complete.get(i, -1):
-                complete[i] = last.complete_to
-                moved[i] = now
-        idle = frozenset(i for i in block.idle if now - moved[i] >= idle_s)
+            if (last.complete_to, last.read) != told_last.get(i):
+                told_last[i] = (last.complete_to, last.read)
+                silent_s[i] = 0.0
+        idle = frozenset(i for i in block.idle if silent_s[i] >= idle_s)
         events = block.events if len(block.events) else nothing
         yield replace(block, events=events, progress=progress, idle=idle)

@@ -144,16 +144,18 @@ class PartitionJoin:
         self._take(self._order.finish())
         self._settle(self._join.drain())
 
-    def take(self, *, at_least: int = 0) -> list[ExampleBlock]:
+    def take(self, *, at_least: int = 0, alive: bool = False) -> list[ExampleBlock]:
         """Return what is to be written now, in order; nothing where there are fewer examples.
 
-        Where there are none, a block that only tells the progress, if that has gone on by a second.
+        Where there are none, a block that only tells the progress, if that has gone on by a second;
+        or (``alive``) if something was read, as it is for long after a crash.
         """
         if self._size < at_least:
             return []
         progress = self._progress()
         if not self._size:
-            if at_least or not self._has_gone_on(progress):
+            reads = alive and progress.complete_to is not None and self._has_read(progress)
+            if at_least or not (reads or self._has_gone_on(progress)):
                 return []
             self._told = progress
             return [self._block(ExampleColumns.empty(self._schema), progress)]
@@ -335,6 +337,10 @@ class PartitionJoin:
         if told is None or told.complete_to is None:
             return True
         return progress.complete_to - told.complete_to >= TOLD_MS
+
+    def _has_read(self, progress: Progress) -> bool:
+        told = self._told or self._resumed
+        return told is None or told.read != progress.read
 
     def _block(self, examples: ExampleColumns, progress: Progress) -> ExampleBlock:
         scenes = np.unique(examples.scene).tolist() if len(examples) else []

@@ -13,6 +13,7 @@ from stream.position import Partition
 from stream.source import Block, Rejected
 
 RECORD_S: Final = 0.15  # between records of a partition: what it adds to a trainer's delay, at most
+ALIVE_S: Final = 20.0  # between records that only say so: readers wait three times as long
 RECORD_ROWS: Final = 4_096  # or as many examples: their columns are some 0.5 MB
 _LONGEST_S: Final = 1.0  # of silence, at once: more is a broker's or our own, and not the topic's
 
@@ -57,7 +58,8 @@ class Unit:
 
     def take(self, now: float) -> list[ExampleBlock]:
         """Return all examples that are there."""
-        return self._taken(self._join.take(), now)
+        alive = now - self._recorded_at >= ALIVE_S
+        return self._taken(self._join.take(alive=alive), now)
 
     def take_refused(self) -> Sequence[Rejected]:
         """Return what was refused since the last time."""

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -7,7 +9,7 @@ from stream.blocks import BlockRule, Fetched
 from stream.events import EventColumns, EventSchema
 from stream.example_blocks import ExampleRecord, read_examples
 from stream.example_columns import ExampleColumns
-from stream.examples import ExampleBlock, MissingFeature, encode
+from stream.examples import ExampleBlock, MissingFeature, Progress, encode
 from stream.position import Offset, Partition, Position
 from tests.stream.labelled import progress
 
@@ -126,35 +128,57 @@ def test_names_of_scenes_come_with_them():
     assert {7: "home"} == next(read(Log(RECORDS[0]))).names
 
 
-def test_a_partition_is_idle_when_its_examples_no_longer_go_on():
-    """One that is quiet says so, ever again, up to a later time; one without a worker is silent."""
-    now, logs = [0.0], [Log(RECORDS[0]), Log(RECORDS[0])]
-    steps = iter([(1, 4), (9, 5), (11, 6), (12, None), (22, None)])
+def followed(*logs, until, step=1.0, idle_s=10, then=lambda now: None):
+    """Return by time which partitions were idle; ``then`` may write what is read at the next look."""
+    now = [0.0]
 
     def wait():
-        now[0], complete = next(steps)
-        if complete is not None:
-            logs[0].records.append(record(0, 0, complete))
-        return now[0] > 20
+        now[0] += step
+        then(now[0])
+        return now[0] >= until
 
-    idle = {}
-    blocks = read(*logs, wait=wait, clock=lambda: now[0], idle_s=10)
-    for block in blocks:
-        idle[now[0]] = block.idle
+    blocks = read(*logs, wait=wait, clock=lambda: now[0], idle_s=idle_s)
+    return {now[0]: set(block.idle) for block in blocks}
 
-    assert frozenset() == idle[0] == idle[9]
-    assert frozenset({1}) == idle[11] == idle[12]
+
+def test_a_partition_is_idle_when_its_examples_no_longer_go_on():
+    """One that is quiet says so, ever again, up to a later time; one without a worker is silent."""
+    logs = [Log(RECORDS[0]), Log(RECORDS[0])]
+    told = {1: 4, 9: 5, 11: 6}
+
+    def then(now):
+        if now in told:
+            logs[0].records.append(record(0, 0, told[now]))
+
+    idle = followed(*logs, until=23, then=then)
+
+    assert set() == idle[0] == idle[9]
+    assert {1} == idle[11] == idle[20]
+    assert {0, 1} == idle[22]
 
 
 def test_a_partition_that_says_the_same_again_does_not_go_on():
     """A worker that stands still may yet write: others must not wait for it for ever."""
-    now, log = [0.0], Log(RECORDS[0])
+    log = Log(RECORDS[0])
+    idle = followed(log, until=20, then=lambda now: log.records.append(record(0, 0, 2)))
 
-    def wait():
-        now[0] += 6
-        log.records.append(record(0, 0, 2))
-        return now[0] > 20
+    assert {0} == idle[19]
 
-    idle = [block.idle for block in read(log, wait=wait, clock=lambda: now[0], idle_s=10)]
 
-    assert frozenset({0}) == idle[-1]
+def test_a_partition_that_is_read_again_has_a_worker():
+    """After a crash nothing is complete for long; whoever recovers says how far it has read."""
+    log = Log(RECORDS[0])
+
+    def then(now):
+        value, headers = record(0, 0, 2)
+        told = Progress.decode(dict(headers)["keepstream-progress"])
+        read = {p: Offset(int(now)) for p in told.read}
+        header = ("keepstream-progress", replace(told, read=read).encode())
+        log.records.append(ExampleRecord(value, [header]))
+
+    assert set() == followed(log, until=30, then=then)[29]
+
+
+def test_time_in_which_nobody_could_look_is_no_silence():
+    """A broker that was away for ten minutes has not made its workers idle."""
+    assert set() == followed(Log(RECORDS[0]), until=1800, step=600)[1200]
