@@ -10,6 +10,7 @@ import threading
 import time
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -17,9 +18,10 @@ import pytest
 from replay.simulate import TOPICS
 from stream.encode import encode_event
 from stream.kafka import KafkaConfig
+from stream.kafka_reader import KafkaReader
 from stream.kafka_topics import Topics
 from stream.kafka_writer import KafkaWriter
-from stream.position import Partition
+from stream.position import Partition, Position
 from stream.worker_resume import check_topics, progress_of
 from tests.keepstream.worlds import CONFIG, configured, parts, run_of, told, write_log
 
@@ -90,6 +92,9 @@ class Fleet:
     def __init__(self, folder: Path, config: Path, broker) -> None:
         self._folder, self._config, self._broker = folder, config, broker
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
+        self.failed: list[str] = []  # what ended though there was a broker
+        self._over, self._lock = threading.Event(), threading.Lock()
+        self._supervisor = threading.Thread(target=self.supervise, name="supervisor")
         self._said: dict[str, int] = {}  # bytes, before the process that runs now
         self.killed = dict.fromkeys(KILLS, 0)
 
@@ -112,11 +117,31 @@ class Fleet:
             time.sleep(1.0)
             self._broker.start()
             return
-        process = self._processes[name]
-        assert process.poll() is None, f"{name} ended by itself: {self.said(name)}"
-        process.kill()
-        process.wait()
-        self.start(name)
+        with self._lock:
+            process = self._processes[name]
+            if process.poll() is not None:
+                self._check_why(name)
+            process.kill()
+            process.wait()
+            self.start(name)
+
+    def begin_to_supervise(self) -> None:
+        """Do so on a thread of its own, until `end`."""
+        self._supervisor.start()
+
+    def supervise(self) -> None:
+        """Start again what has ended because no broker was there when it began."""
+        while not self._over.wait(0.5):
+            with self._lock:
+                for name, process in self._processes.items():
+                    if process.poll() is not None:
+                        self._check_why(name)
+                        self.start(name)
+
+    def _check_why(self, name: str) -> None:
+        why = self.said(name)[self._said[name] :]
+        away = re.search("Nobody listens|Connect call failed", why)
+        self.failed += [] if away else [f"{name} ended by itself: {why}"]
 
     def kill_trainer(self, times: int, rng: random.Random) -> None:
         """Kill the trainer again and again, each time soon after it has saved something new."""
@@ -129,7 +154,8 @@ class Fleet:
 
     def stop(self, name: str) -> int:
         """Stop one of them as a supervisor does; return its exit code."""
-        process = self._processes.pop(name)
+        with self._lock:
+            process = self._processes.pop(name)
         log = self._folder / f"{name}.log"
         while log.stat().st_size == self._said[name] and process.poll() is None:
             time.sleep(0.1)  # it is only starting: the signal would end the interpreter
@@ -138,6 +164,9 @@ class Fleet:
 
     def end(self) -> None:
         """Leave nothing behind."""
+        self._over.set()
+        if self._supervisor.ident is not None:
+            self._supervisor.join()
         for process in self._processes.values():
             process.kill()
             process.wait()
@@ -170,7 +199,7 @@ def wait_until_joined(kafka: KafkaConfig, last_ms: int, seconds: float = 120.0) 
     inputs = check_topics(kafka, TOPICS)
     while True:
         progress = progress_of(kafka, range(PARTITIONS), inputs)
-        reached = [0 if p is None else p.complete_to for p in progress.values()]
+        reached = [p.complete_to or 0 if p else 0 for p in progress.values()]
         if min(reached) > last_ms:
             return
         assert time.monotonic() < deadline, f"the workers are at {reached}, not at {last_ms}"
@@ -182,54 +211,135 @@ def without_machine(result: dict) -> dict:
     return {k: v for k, v in result.items() if k not in MACHINE | {"counts"}}
 
 
+class Deployed:
+    """A log, the run that nothing disturbed, topics, and workers and a trainer over them."""
+
+    def __init__(self, folder: Path, broker, impressions: int, workers: int, **examples) -> None:
+        self.log = log_of(impressions)
+        self.folder, self.kafka = folder, broker.config()
+        self.config = configured(folder, CONFIG + SETTINGS + f'bootstrap = "{broker.bootstrap}"\n')
+        write_log(folder / "log", self.log.by_partition)
+        self.expected = self.train("--log", folder / "log", run="undisturbed")
+        with Topics(self.kafka) as topics:
+            topics.create(self.kafka.examples, PARTITIONS, settings=examples)
+        told("topics", "create", "--config", self.config, "--partitions", PARTITIONS)
+        self.fleet = Fleet(folder, self.config, broker)
+        self.names = ["trainer", *(f"worker {i}" for i in range(workers))]
+        self._stack = ExitStack()
+
+    def __enter__(self) -> "Deployed":
+        self._stack.callback(self.fleet.end)
+        for name in self.names:
+            self.fleet.start(name)
+        self.fleet.begin_to_supervise()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def flow(self, seconds: float) -> threading.Thread:
+        """Begin to write the log."""
+        writing = write_slowly(self.kafka, self.log, seconds)
+        self._stack.callback(writing.join)
+        return writing
+
+    def stop(self, seconds: float = 120.0) -> None:
+        """Wait until all is joined, and stop everything, as a supervisor does."""
+        wait_until_joined(self.kafka, self.log.last_ms, seconds)
+        codes = {name: self.fleet.stop(name) for name in self.names}
+        assert dict.fromkeys(codes, 0) == codes
+        assert [] == self.fleet.failed
+
+    def train(self, *arguments: object, run: str) -> dict:
+        """Train until the log ends."""
+        return told("train", "--config", self.config, "--until-end", "--quiet", *arguments,
+                    "--run", self.folder / run)  # fmt: skip
+
+    def assert_nothing_is_seen(self) -> None:
+        """Let the trainer learn what is left, and compare every bit."""
+        actual = self.train("--examples", run="live")
+        assert actual["resumed"]
+        assert self.expected["examples"] == actual["examples"] > 0
+        assert without_machine(self.expected) == without_machine(run_of(self.folder / "live"))
+
+
 def test_every_impression_is_learned_once_through_kills(broker, tmp_path):
     """Killed trainers, workers and brokers leave no trace: not one bit of the weights differs."""
-    log = log_of(IMPRESSIONS)
-    assert 300_000 <= log.events
-    one = broker()
-    config = configured(tmp_path, CONFIG + SETTINGS + f'bootstrap = "{one.bootstrap}"\n')
-    write_log(tmp_path / "log", log.by_partition)
-    expected = told("train", "--config", config, "--log", tmp_path / "log", "--until-end",
-                    "--run", tmp_path / "undisturbed", "--quiet")  # fmt: skip
-    told("topics", "create", "--config", config, "--partitions", PARTITIONS)
-    kafka = one.config()
-    fleet = Fleet(tmp_path, config, one)
     rng = random.Random(4)
     victims = [name for name, times in KILLS.items() for _ in range(times) if name != "trainer"]
     rng.shuffle(victims)
-    with ExitStack() as stack:
-        stack.callback(fleet.end)
-        for name in KILLS.keys() - {"broker"}:
-            fleet.start(name)
-        writing = write_slowly(kafka, log, FLOW_S)
-        stack.callback(writing.join)
+    with Deployed(tmp_path, broker(), IMPRESSIONS, workers=3) as deployed:
+        assert 300_000 <= deployed.log.events
+        fleet = deployed.fleet
+        writing = deployed.flow(FLOW_S)
         kills = (KILLS["trainer"], random.Random(5))
         killing = threading.Thread(target=fleet.kill_trainer, args=kills, name="killer")
         killing.start()
-        stack.callback(killing.join)
         began = time.monotonic()
         for i, name in enumerate(victims):
             due = began + FLOW_S * (i + rng.random()) / len(victims)
             time.sleep(max(0.0, due - time.monotonic()))
             fleet.kill(name)
         writing.join()
-        wait_until_joined(kafka, log.last_ms)
         killing.join()
-        codes = {name: fleet.stop(name) for name in KILLS.keys() - {"broker"}}
+        deployed.stop()
 
-    assert dict.fromkeys(codes, 0) == codes
     assert KILLS == fleet.killed
     resumed = re.findall(r"\(([\d,]+) batches learned", fleet.said("trainer"))
     assert len(set(resumed)) > 4, "it was killed in the middle of learning"
-    actual = told("train", "--config", config, "--examples", "--until-end",
-                  "--run", tmp_path / "live", "--quiet")  # fmt: skip
-    assert actual["resumed"]
-    assert expected["examples"] == actual["examples"]
-    assert without_machine(expected) == without_machine(run_of(tmp_path / "live"))
-    second = told("train", "--config", config, "--examples", "--until-end", "--quiet",
-                  "--set", "model.model=mlp", "--run", tmp_path / "second")  # fmt: skip
-    assert expected["examples_digest"] == second["examples_digest"]
-    assert expected["examples_set_digest"] == second["examples_set_digest"]
-    with Topics(kafka) as topics:
-        places = [Partition(kafka.examples, number) for number in range(PARTITIONS)]
-        assert sum(topics.ends(places).values()) > 0
+    deployed.assert_nothing_is_seen()
+    second = deployed.train("--examples", "--set", "model.model=mlp", run="second")
+    for digest in ("examples_digest", "examples_set_digest"):
+        assert deployed.expected[digest] == second[digest]
+    assert deployed.expected["weights_digest"] != second["weights_digest"]
+
+
+def test_a_broker_that_is_away_for_a_minute_is_waited_for(broker, tmp_path):
+    """Everything waits, says so, and goes on by itself; no time passes for the events meanwhile."""
+    one = broker()
+    with Deployed(tmp_path, one, 40_000, workers=2) as deployed:
+        writing = deployed.flow(15.0)
+        time.sleep(7.0)
+        one.kill()
+        time.sleep(60.0)
+        one.start()
+        writing.join()
+        deployed.stop()
+
+    for name in deployed.names:
+        said = deployed.fleet.said(name)
+        assert re.search("(does not answer|has taken nothing).*waiting", said), said
+    deployed.assert_nothing_is_seen()
+
+
+def test_leaders_that_die_under_load_cost_seconds(broker, tmp_path):
+    """On three brokers each dies and comes back in turn: nothing is lost, no pause above 15 s."""
+    three = broker(brokers=3)
+    by_broker = {"message.timestamp.type": "LogAppendTime"}
+    with Deployed(tmp_path, three, 60_000, workers=2, **by_broker) as deployed:
+        writing = deployed.flow(60.0)
+        for node in three.nodes:
+            time.sleep(8.0)
+            three.kill(node)
+            time.sleep(8.0)
+            three.start(node)
+        writing.join()
+        deployed.stop()
+        pauses = [longest_pause_s(deployed.kafka, number) for number in range(PARTITIONS)]
+
+    assert max(pauses) < 15.0
+    deployed.assert_nothing_is_seen()
+
+
+def longest_pause_s(kafka: KafkaConfig, number: int) -> float:
+    """Return the longest time between two records of a partition of examples."""
+    place = Partition(kafka.examples, number)
+    reader = KafkaReader(
+        kafka, [kafka.examples], partitions=[place], position=Position(), follow=False
+    )
+    times: list[int] = []
+    while (more := reader.records(0, 1000)) is not None:
+        times += [record.at_ms for record in more.records]
+    reader.close()
+    assert len(times) > 50
+    return max(b - a for a, b in pairwise(times)) / 1000

@@ -129,16 +129,17 @@ def test_names_of_scenes_come_with_them():
 
 
 def followed(*logs, until, step=1.0, idle_s=10, then=lambda now: None):
-    """Return by time which partitions were idle; ``then`` may write what is read at the next look."""
-    now = [0.0]
+    """Return by time which partitions were idle; ``then`` may write what is read next."""
+    now, idle = [0.0], {}
 
     def wait():
         now[0] += step
         then(now[0])
         return now[0] >= until
 
-    blocks = read(*logs, wait=wait, clock=lambda: now[0], idle_s=idle_s)
-    return {now[0]: set(block.idle) for block in blocks}
+    for block in read(*logs, wait=wait, clock=lambda: now[0], idle_s=idle_s):
+        idle[now[0]] = set(block.idle)
+    return idle
 
 
 def test_a_partition_is_idle_when_its_examples_no_longer_go_on():
@@ -172,8 +173,10 @@ def test_a_partition_that_is_read_again_has_a_worker():
     def then(now):
         value, headers = record(0, 0, 2)
         told = Progress.decode(dict(headers)["keepstream-progress"])
-        read = {p: Offset(int(now)) for p in told.read}
-        header = ("keepstream-progress", replace(told, read=read).encode())
+        place = Partition("impressions", 0)
+        at = {place: (Offset(0), None)}, {place: Offset(0)}, {place: Offset(int(now))}
+        told = replace(told, resume=at[0], settled=at[1], read=at[2])
+        header = ("keepstream-progress", told.encode())
         log.records.append(ExampleRecord(value, [header]))
 
     assert set() == followed(log, until=30, then=then)[29]
