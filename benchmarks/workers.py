@@ -2,12 +2,13 @@
 
 `python -m benchmarks.workers` starts a broker, writes a simulated world into its topics (at 1, 10
 and 100 events a message) and lets workers join it, each time as a group that begins at the
-beginning; then the peers, on the same broker and the same events. Rates are taken between the
-first event and the last that a process tells of, so no start is in them. ``ratio`` is one worker
-over the Faust table join, ``ratio_quix`` over Quix Streams' interval join, all at 100 events a
-message (Quix is also given one event a message, keyed by impression, which suits it best, and its
-better rate counts). Then a worker is killed, and the time is taken until it has read again what it
-needs and writes on, by window. The broker shares the cores with what is measured.
+beginning; then the peers, on the same broker and topics, which are stopped after so many events.
+Rates are taken between the first event and the last that a process tells of: no start is in them.
+``ratio`` is one worker over the Faust table join, ``ratio_quix`` over Quix Streams' interval join,
+all at 100 events a message (Quix is also given the same events one a message, keyed by impression,
+which suits it best, and its better rate counts). Then a worker is killed, and the time is taken
+until the next has read again what it needs and writes on, by window. The broker shares the cores
+with what is measured.
 """
 
 import argparse
@@ -45,15 +46,18 @@ _LIMIT_S: Final = 300.0  # a run that takes longer has failed
 class Bench:
     """One broker, and worlds written into it."""
 
-    def __init__(self, broker: Broker, folder: Path, impressions: int, peers: int) -> None:
+    def __init__(self, broker: Broker, folder: Path, impressions: int) -> None:
         self.broker = broker
         self.folder = folder
-        self.impressions = {True: impressions, False: peers}
+        self.impressions = impressions
         self._runs = 0
 
-    def world(self, name: str, per_message: int, *, ours: bool, keyed: bool = False) -> int:
-        """Write a world into the topics ``name``-…; return how many events it has."""
-        world = World(WorldConfig(impressions=self.impressions[ours], requests_per_s=10.0))
+    def world(self, name: str, per_message: int, *, most: int | None = None) -> int:
+        """Write the world into the topics ``name``-…; return how many events they have.
+
+        With ``most`` it is its first events only, each with its impression's id as the key.
+        """
+        world = World(WorldConfig(impressions=self.impressions, requests_per_s=10.0))
         config = self.broker.config()
         with Topics(config) as topics:
             for topic in TOPICS:
@@ -64,7 +68,7 @@ class Bench:
                 to = Partition(f"{name}-{message.partition.topic}", message.partition.number)
                 lines = message.value.strip().split(b"\n")
                 events += len(lines)
-                if not keyed:
+                if most is None:
                     at_ms = orjson.loads(lines[-1])["ts"]
                     writer.append(to, b"\n".join(lines), at_ms=at_ms)
                     continue
@@ -72,6 +76,8 @@ class Bench:
                     event = orjson.loads(line)
                     key = str(event["impression_id"]).encode()
                     writer.append(to, line, key=key, at_ms=event["ts"])
+                if events >= most:
+                    break
         return events
 
     def examples(self) -> str:
@@ -221,20 +227,17 @@ def quix_python(folder: Path) -> Path:
 def main() -> None:
     """Run the benchmark and print one line of JSON, last."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--impressions", type=int, default=900_000, help="for the workers")
-    parser.add_argument("--peer-impressions", type=int, default=90_000, help="for the peers")
+    parser.add_argument("--impressions", type=int, default=900_000, help="of the world")
+    parser.add_argument("--peer-events", type=int, default=100_000, help="after which peers stop")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--windows", type=int, nargs="*", default=[60, 600, 3600])
     parser.add_argument("--no-quix", action="store_true")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as name, Broker(Path(name) / "kafka") as broker:
-        bench = Bench(broker, Path(name), args.impressions, args.peer_impressions)
+        bench = Bench(broker, Path(name), args.impressions)
         python = None if args.no_quix else quix_python(bench.folder)
-        ours = {n: bench.world(f"w{n}", n, ours=True) for n in (1, 10, 100)}
-        theirs = {
-            "p100": bench.world("p100", 100, ours=False),
-            "k1": bench.world("k1", 1, ours=False, keyed=True),
-        }
+        ours = {n: bench.world(f"w{n}", n) for n in (1, 10, 100)}
+        bench.world("k1", 1, most=args.peer_events)
         rates: dict[str, list[float]] = {}
         joined: dict[str, int] = {}
         for _ in range(args.rounds):  # in turn, so that a slow minute is everybody's
@@ -242,10 +245,10 @@ def main() -> None:
                 for workers in (1, 2):
                     rate = bench.worker_rate(f"w{per_message}", events, workers)
                     rates.setdefault(f"{per_message}x{workers}", []).append(rate)
-            told = {"faust": bench.faust("p100", theirs["p100"])}
+            told = {"faust": bench.faust("w100", args.peer_events)}
             if python is not None:
-                told["quix_100"] = bench.quix(python, "p100", theirs["p100"], packed=True)
-                told["quix_1"] = bench.quix(python, "k1", theirs["k1"], packed=False)
+                told["quix_100"] = bench.quix(python, "w100", args.peer_events, packed=True)
+                told["quix_1"] = bench.quix(python, "k1", args.peer_events, packed=False)
             for peer, said in told.items():
                 rates.setdefault(peer, []).append(said["events_per_s"])
                 joined[peer] = int(said["joined"])
@@ -261,7 +264,7 @@ def main() -> None:
         peers_joined=joined,
         recovery=recovery,
         events={str(n): events for n, events in ours.items()},
-        peer_events=theirs["p100"],
+        peer_events=args.peer_events,
         partitions=PARTITIONS,
         rounds=args.rounds,
     )

@@ -14,7 +14,7 @@ from benchmarks.peers.rate import Rate
 bootstrap, shown_name, clicked_name, examples_name, partitions, total, state = sys.argv[1:8]
 rate = Rate(int(total))
 app = faust.App(
-    f"faust-join-{shown_name}",
+    f"faust-join-{examples_name}",
     broker=f"kafka://{bootstrap}",
     store="rocksdb://?driver=rocksdict",
     datadir=state,

@@ -39,7 +39,7 @@ def pair(shown, clicked):
 
 app = Application(
     broker_address=bootstrap,
-    consumer_group=f"quix-join-{shown_name}",
+    consumer_group=f"quix-join-{examples_name}",
     auto_offset_reset="earliest",
     state_dir=state,
     loglevel="ERROR",

@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from keepstream.config import load
-from keepstream.wiring import build_ingest, build_training, event_schema
+from keepstream.reading import event_schema
+from keepstream.wiring import build_ingest, build_training
 from stream.blocks import BlockRule, Fetched
 from stream.events import EventSchema
 from stream.example_blocks import ExampleRecord, read_examples

@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 
 from keepstream.config import Config, ConfigError, from_tables
-from keepstream.wiring import build_ingest, event_schema, feature_schema
+from keepstream.reading import event_schema, feature_schema
+from keepstream.wiring import build_ingest
 from replay.simulate import TOPICS
 from stream.encode import encode_event
 from stream.listsource import ListSource
