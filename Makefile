@@ -39,7 +39,7 @@ layers: install ## Who may import whom
 	$(BIN)/lint-imports
 
 bench: install ## The benchmarks, one after another
-	for b in join idmap embedding checkpoint pipeline memory; do $(BIN)/python -m benchmarks.$$b; done
+	for b in join idmap embedding checkpoint pipeline memory kafka_pipeline workers; do $(BIN)/python -m benchmarks.$$b; done
 
 clean: ## Remove what was built, the virtual environment too
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
