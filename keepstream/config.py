@@ -158,10 +158,11 @@ def load(
         place, equals, text = setting.partition("=")
         table, dot, key = place.strip().partition(".")
         _check_not_secret(table, key, f"--set {place}")
+        where = f"--set {place}"  # not the value: it may be a secret that was misplaced
         if not (equals and dot and key):
-            raise ConfigError(f"--set {setting}: expected table.key=value, as train.seed=3")
-        _set(tables, table, key, text.strip(), f"--set {setting}")
-        built.again(f"--set {setting}")
+            raise ConfigError(f"{where}: expected table.key=value, as train.seed=3")
+        _set(tables, table, key, text.strip(), where)
+        built.again(where)
     return built.config()
 
 
@@ -215,6 +216,8 @@ def _set(tables: dict[str, Any], table: str, key: str, text: str, where: str) ->
         value = tomllib.loads(f"v = {text}")["v"]
     except tomllib.TOMLDecodeError:
         value = text  # a plain word needs no quotes
+    if _is_text(table, key) and not isinstance(value, str):
+        value = text  # 1234 is a name too
     node = tables
     *parents, last = [table, *key.split(".")]
     for parent in parents:
@@ -222,6 +225,14 @@ def _set(tables: dict[str, Any], table: str, key: str, text: str, where: str) ->
         if not isinstance(node, dict):
             raise ConfigError(f"{where}: {parent} is one value, not a table with keys of its own.")
     node[last] = value
+
+
+def _is_text(table: str, key: str) -> bool:
+    """Return whether a setting is a text, or may be one."""
+    part = typing.get_type_hints(Config).get(table)
+    hint = typing.get_type_hints(part).get(key) if is_dataclass(part) else None
+    options = get_args(hint) if typing.get_origin(hint) in _UNIONS else (hint,)
+    return any(option is str or typing.get_origin(option) is Literal for option in options)
 
 
 def _build(cls: type[T], table: Mapping[str, Any], where: str) -> T:
@@ -251,7 +262,7 @@ def _build(cls: type[T], table: Mapping[str, Any], where: str) -> T:
 
 def _value(hint: Any, value: Any, where: str) -> Any:
     origin = typing.get_origin(hint)
-    if origin in (typing.Union, types.UnionType):
+    if origin in _UNIONS:
         options = [a for a in typing.get_args(hint) if a is not type(None)]
         if value in ("off", None) and len(options) < len(typing.get_args(hint)):
             return None  # TOML has no null; what a run folder holds is JSON, which has
@@ -286,4 +297,5 @@ def _unknown(key: str, known: Mapping[str, Any], where: str) -> str:
 
 
 _LARGEST = 1 << 62
+_UNIONS = (typing.Union, types.UnionType)
 _SAID = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}

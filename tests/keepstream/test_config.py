@@ -102,6 +102,31 @@ def test_a_password_is_no_setting_and_is_never_repeated(tmp_path: Path) -> None:
     assert secret not in str(config.as_tables())
 
 
+@pytest.mark.parametrize("setting", ["kafka_password=hunter2", "kafka.pasword=hunter2"])
+def test_a_misspelt_setting_is_named_without_its_value(setting: str) -> None:
+    """It may have been meant as a secret, and messages are kept in logs."""
+    with pytest.raises(ConfigError) as refused:
+        load(None, [setting], {})
+
+    assert f"--set {setting.partition('=')[0]}" in str(refused.value)
+    assert "hunter2" not in str(refused.value)
+
+
+@pytest.mark.parametrize("name", ["1234", "1e3", "true", "2026-11-01", "0x1f", "me"])
+def test_a_text_from_outside_is_taken_as_it_is(name: str) -> None:
+    """An environment knows no quotes: a name of digits is a name all the same."""
+    environment = {"KEEPSTREAM_KAFKA_USERNAME": name, "KEEPSTREAM_KAFKA_SECURITY": "sasl"}
+
+    config = load(None, [f"kafka.group={name}g", f"kafka.examples={name[1:3]}"], environment)
+
+    assert (name, f"{name}g", name[1:3]) == (
+        config.kafka.username,
+        config.kafka.group,
+        config.kafka.examples,
+    )
+    assert '"quoted"' not in load(None, ['kafka.group="quoted"'], {}).kafka.group
+
+
 @pytest.mark.parametrize(
     ("kafka", "said"),
     [
