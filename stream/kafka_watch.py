@@ -10,7 +10,13 @@ import time
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
-from stream.kafka import KafkaConfig, KafkaError, KafkaRefused, NoSuchTopicInKafka
+from stream.kafka import (
+    KafkaConfig,
+    KafkaError,
+    KafkaRefused,
+    KafkaUnreachable,
+    NoSuchTopicInKafka,
+)
 from stream.position import Partition
 
 _GRACE_S: Final = 2.0  # a topic just made, or a broker just started, may not be known so long
@@ -30,7 +36,11 @@ class TopicWatch:
     """Looks at the topics of a consumer (a `kafka.KafkaConsumer`, before any is assigned)."""
 
     def __init__(self, consumer: Any, topics: Iterable[str], config: KafkaConfig) -> None:
-        """Find out about ``topics``. Raises `NoSuchTopicInKafka`."""
+        """Find out about ``topics``.
+
+        Raises `NoSuchTopicInKafka`, and `KafkaUnreachable` where nobody answers for ``connect_s``.
+        """
+        self._config = config
         self._grace_s = min(_GRACE_S, config.watch_s)
         self._cluster = consumer._cluster  # private: nothing else names the ids of topics
         self._cluster.config["allow_auto_create_topics"] = False  # to ask must not make one
@@ -44,7 +54,8 @@ class TopicWatch:
         self._begin()
 
     def _begin(self) -> None:
-        deadline = time.monotonic() + _GRACE_S
+        asked = time.monotonic()
+        answered: float | None = None  # first
         settings = self._cluster.config
         patient, settings["retry_backoff_ms"] = settings["retry_backoff_ms"], _EAGER_MS
         self._cluster.set_topics(self.topics)
@@ -53,9 +64,17 @@ class TopicWatch:
             missing = [t for t, numbers in counts.items() if not numbers]
             if not missing:
                 break
-            if time.monotonic() > deadline:
+            now = time.monotonic()
+            if answered is None and now - asked > self._config.connect_s:
+                raise KafkaUnreachable(
+                    f"Kafka at {self._config.bootstrap} lets us in, and does not say within "
+                    f"{self._config.connect_s:g} s what topics it has. See whether its brokers "
+                    "hang, then start again."
+                )
+            if answered is not None and now - answered > _GRACE_S:
                 raise NoSuchTopicInKafka(self._not_there(missing[0]))
-            self.refresh(_LOOK_S)
+            if self.refresh(_LOOK_S) and answered is None:
+                answered = time.monotonic()
         settings["retry_backoff_ms"] = patient
         self._counts = {t: len(numbers) for t, numbers in counts.items()}
         self.ids = {t: str(self._cluster.topic_id(t)) for t in self.topics}
