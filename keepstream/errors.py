@@ -5,7 +5,7 @@ from keepstream.config import ConfigError
 from replay.errors import InputError, MappingError
 from stream.deadletters import NotDeadLetters
 from stream.decode import SchemaError
-from stream.examples import MissingFeature
+from stream.examples import MissingFeature, NewerExamples
 from stream.filelog import LogError, NoSuchTopic
 from stream.join import UnknownLabelAction
 from stream.kafka import KafkaError, KafkaSettingError, NoSuchTopicInKafka
@@ -34,6 +34,7 @@ KNOWN_ERRORS = (  # exit code 1: it was tried, and failed
     InputError,
     KafkaError,
     LogError,
+    NewerExamples,
     NotDeadLetters,
     OSError,
     TrainingDiverged,

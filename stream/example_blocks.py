@@ -13,7 +13,14 @@ from stream.deadletters import RAW_BYTES
 from stream.decode import Decoded
 from stream.events import EventSchema
 from stream.example_columns import ExampleColumns
-from stream.examples import Headers, NotExamples, Progress, decode, select
+from stream.examples import (
+    Headers,
+    NewerExamples,
+    NotExamples,
+    Progress,
+    decode,
+    select,
+)
 from stream.position import Offset, Partition, Position
 from stream.source import Block, Rejected
 
@@ -41,7 +48,10 @@ class ExampleDecoder:
         partition_index: int,
         partition: Partition,
     ) -> Decoded:
-        """Decode `ExampleRecord`s (m,); raise `MissingFeature` where they lack what is wanted."""
+        """Decode `ExampleRecord`s (m,).
+
+        Raises `MissingFeature` where they lack what is wanted, `NewerExamples`.
+        """
         found: list[ExampleColumns] = []
         rejected: list[Rejected] = []
         names: dict[int, str] = {}
@@ -52,6 +62,8 @@ class ExampleDecoder:
                 raw = record.value[:RAW_BYTES]
                 rejected.append(Rejected(partition, offset, 0, "bad_examples", str(error), raw))
                 continue
+            except NewerExamples as error:  # no letter: what is passed over is never learned
+                raise NewerExamples(error.number, f"{partition} at {offset}") from None
             examples = select(block, self.schema)
             found.append(
                 replace(

@@ -19,6 +19,8 @@ from stream.position import Offset, Partition
 FORMAT: Final = 1
 PROGRESS: Final = "keepstream-progress"  # headers of a record
 NAMES: Final = "keepstream-scenes"
+NAMES_BYTES: Final = 64 << 10  # of names of scenes in a record: they are for display, and a broker
+# takes a million bytes in all
 
 Headers = Sequence[tuple[str, bytes | None]]
 
@@ -47,6 +49,17 @@ _PLAIN: Final[dict[str, npt.DTypeLike]] = {
 
 class NotExamples(ValueError):
     """A record that no worker wrote, or that is damaged."""
+
+
+class NewerExamples(Exception):
+    """Examples of a format that this program does not know yet."""
+
+    def __init__(self, number: int, where: str = "A record") -> None:
+        self.number = number
+        super().__init__(
+            f"{where} holds examples of format {number}, and this program reads {FORMAT}: a newer "
+            "worker wrote it. Update this program; it then goes on where it stopped."
+        )
 
 
 class MissingFeature(ValueError):
@@ -92,7 +105,7 @@ class Progress:
 
     @classmethod
     def decode(cls, data: bytes) -> "Progress":
-        """Return what `encode` wrote. Raises `NotExamples`."""
+        """Return what `encode` wrote. Raises `NotExamples`, `NewerExamples`."""
         try:
             told = orjson.loads(data)
             _check_format(told["format"])
@@ -151,12 +164,15 @@ def encode(block: ExampleBlock, schema: EventSchema) -> tuple[bytes, list[tuple[
         writer.write_batch(pa.record_batch(list(columns.values()), schema=arrow))
     headers = [(PROGRESS, block.progress.encode())]
     if block.names:
-        headers.append((NAMES, orjson.dumps({str(k): v for k, v in block.names.items()})))
+        headers.append((NAMES, orjson.dumps(_fitting(block.names))))
     return sink.getvalue().to_pybytes(), headers
 
 
 def decode(value: bytes, headers: Headers) -> ExampleBlock:
-    """Return what `encode` wrote, its columns read-only. Raises `NotExamples`."""
+    """Return what `encode` wrote, its columns read-only.
+
+    Raises `NotExamples`, `NewerExamples`.
+    """
     found = dict(headers)
     if (told := found.get(PROGRESS)) is None:
         raise NotExamples(f"it has no header {PROGRESS}: no worker wrote it")
@@ -217,9 +233,22 @@ def _listed(names: Sequence[str]) -> str:
     return ", ".join(names) or "none"
 
 
+def _fitting(names: Mapping[int, str]) -> dict[str, str]:
+    """Return the first names that `NAMES_BYTES` have room for."""
+    found, left = {}, NAMES_BYTES
+    for scene, name in names.items():
+        left -= len(orjson.dumps(name)) + len(f'"{scene}":,')
+        if left < 0:
+            break
+        found[str(scene)] = name
+    return found
+
+
 def _check_format(number: object) -> None:
+    if isinstance(number, int) and number > FORMAT:
+        raise NewerExamples(number)
     if number != FORMAT:
-        raise NotExamples(f"it is of format {number}, and this program reads {FORMAT}: update it")
+        raise NotExamples(f"it is of format {number}, which there never was")
 
 
 def _schema_of(batch: Any, actions: Sequence[str]) -> EventSchema:

@@ -7,8 +7,9 @@ from typing import Final
 
 import orjson
 
-from stream.examples import NotExamples, Progress, decode
+from stream.examples import NewerExamples, NotExamples, Progress, decode
 from stream.kafka import KafkaConfig, KafkaError
+from stream.kafka_batches import Record
 from stream.kafka_reader import KafkaReader
 from stream.kafka_topics import Topics
 from stream.position import Offset, Partition, Position
@@ -63,7 +64,7 @@ def progress_of(
 ) -> dict[int, Progress | None]:
     """Return how far the join of each partition has got; None where it is to begin.
 
-    Raises `ExamplesGone`, `OtherInputs`.
+    Raises `ExamplesGone`, `OtherInputs`, `NewerExamples`.
     """
     places = [Partition(kafka.examples, number) for number in numbers]
     with Topics(kafka) as admin:
@@ -104,11 +105,18 @@ def _last(
             while (more := reader.records(i, _BACK[-1])) is not None:
                 for record in more.records:
                     with suppress(NotExamples):
-                        found[place.number] = decode(record.value or b"", record.headers).progress
+                        found[place.number] = _progress(record, place)
                         _check_inputs(place, dict(record.headers).get(INPUTS), inputs)
     finally:
         reader.close()
     return found
+
+
+def _progress(record: Record, place: Partition) -> Progress:
+    try:
+        return decode(record.value or b"", record.headers).progress
+    except NewerExamples as error:
+        raise NewerExamples(error.number, f"{place} at {record.offset}") from None
 
 
 def _check_inputs(place: Partition, header: bytes | None, inputs: Inputs) -> None:

@@ -9,7 +9,7 @@ from stream.blocks import BlockRule, Fetched
 from stream.events import EventColumns, EventSchema
 from stream.example_blocks import ExampleRecord, read_examples
 from stream.example_columns import ExampleColumns
-from stream.examples import ExampleBlock, MissingFeature, Progress, encode
+from stream.examples import ExampleBlock, MissingFeature, NewerExamples, Progress, encode
 from stream.position import Offset, Partition, Position
 from tests.stream.labelled import progress
 
@@ -104,6 +104,18 @@ def test_a_record_that_no_worker_wrote_is_a_dead_letter():
     assert {"bad_examples"} == {x.reason for x in letters}
     assert b'{"impression_id": "a"}' == letters[0].raw
     assert 8 == sum(len(block.events) for block in blocks)
+
+
+def test_a_record_of_a_newer_worker_ends_the_reading(monkeypatch):
+    """As a dead letter it would be passed over, and never learned."""
+    with monkeypatch.context() as newer:
+        newer.setattr("stream.examples.FORMAT", 2)
+        later = record(3, 5, 7)
+    blocks = read(Log(RECORDS[0], later, most=1))
+    next(blocks)
+
+    with pytest.raises(NewerExamples, match="examples/0 at 1 holds"):
+        next(blocks)
 
 
 def test_a_feature_that_workers_do_not_write_is_named():

@@ -13,7 +13,9 @@ from stream.events import EventSchema
 from stream.example_columns import ExampleColumns
 from stream.examples import (
     ExampleBlock,
+    NAMES_BYTES,
     MissingFeature,
+    NewerExamples,
     NotExamples,
     Progress,
     decode,
@@ -89,7 +91,7 @@ def test_damage_is_named_and_nothing_else_happens(seed):
     [
         (None, [], "no worker wrote it"),
         (None, [("keepstream-progress", b"{")], "cannot be read"),
-        (None, [("keepstream-progress", b'{"format": 99}')], "update it"),
+        (None, [("keepstream-progress", b'{"format": 0}')], "never was"),
         (b"", None, "columns cannot be read"),
         (b"not arrow", None, "columns cannot be read"),
     ],
@@ -100,6 +102,30 @@ def test_a_foreign_record_is_named(value, headers, why):
 
     with pytest.raises(NotExamples, match=why):
         decode(right if value is None else value, told if headers is None else headers)
+
+
+@pytest.mark.parametrize("where", ["progress", "columns"])
+def test_a_newer_format_is_told_from_damage(monkeypatch, where):
+    """What an update can read must not become a dead letter that is passed over."""
+    with monkeypatch.context() as newer:
+        newer.setattr("stream.examples.FORMAT", 2)
+        value, headers = encode(block_of(3), SCHEMA)
+    if where == "columns":
+        headers = encode(block_of(3), SCHEMA)[1]
+
+    with pytest.raises(NewerExamples, match="format 2, and this program reads 1.*Update"):
+        decode(value, headers)
+
+
+def test_names_take_no_more_than_their_share_of_a_record():
+    """A broker refuses a record that is too large, and names are for display only."""
+    names = {(1 << 63) + k: "\x01日" + "x" * 190 for k in range(5000)}
+    _, headers = encode(replace(block_of(1), names=names), SCHEMA)
+    found = decode(*encode(replace(block_of(1), names=names), SCHEMA)).names
+
+    assert len(dict(headers)["keepstream-scenes"]) <= NAMES_BYTES
+    assert len(found) * 250 > NAMES_BYTES
+    assert found.items() <= names.items()
 
 
 @pytest.mark.parametrize("change", ["type", "null", "lacking"])
