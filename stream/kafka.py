@@ -130,6 +130,11 @@ class KafkaConfig:
                 "tls_certificate and tls_key go together: set both, or neither."
             )
 
+    @property
+    def workers_group(self) -> str:
+        """The name of the workers' group: a trainer commits for displays to ``group``."""
+        return f"{self.group}-workers"
+
     def _check_choices(self) -> None:
         for name, field in type(self).__dataclass_fields__.items():
             choices = get_args(field.type)

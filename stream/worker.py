@@ -1,4 +1,4 @@
-"""A stream worker: one of a fleet that joins once for many trainers (docs/decisions).
+"""A stream worker: one of a fleet that joins once for many trainers (docs/decisions/0011).
 
 Faust says which partitions are this worker's (`stream.worker_group`); a thread reads them, joins
 them and writes examples (`stream.worker_join`); after a crash the last record of each partition of

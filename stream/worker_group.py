@@ -1,14 +1,14 @@
 """The group of the workers: who works on which partitions. Faust carries it, and no message.
 
 Faust has the membership, the co-partitioned assignment, the leader, the web view, the metrics. The
-messages are read elsewhere, so its own consumer is paused on all partitions (docs/decisions).
+messages are read elsewhere, so its own consumer is paused on all partitions (docs/decisions/0012).
 """
 
 import asyncio
 import logging
 import signal
 import socket
-import ssl
+import threading
 import time
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -16,16 +16,19 @@ from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
 import faust
+from aiokafka import errors  # type: ignore[import-untyped]  # it has no types
 from faust.assignor.leader_assignor import LeaderAssignor
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
 from yarl import URL
 
-from stream.kafka import KafkaConfig, KafkaError, password
+from stream.kafka import KafkaConfig, KafkaError, KafkaUnreachable, password, tls_context
+from stream.kafka_probe import probe
 from stream.position import Partition
 
 _NEVER_S: Final = 10 * 365 * 86_400.0  # Faust's consumer polls nothing, ever, and is to stay
 _SAY_AGAIN_S: Final = 30.0  # a client that cannot reach its broker says so ten times a second
+_ASSIGN_S: Final = 10.0  # a group that forms, or that lost a member, takes about as long
 _STOP_S: Final = 10.0  # what stopping may take: a supervisor kills after about as long
 _LOGGERS: Final = ("faust", "mode", "aiokafka")
 _ORDINARY: Final = (  # of what aiokafka warns: a rebalance, or a broker that is away. The reader of
@@ -56,7 +59,8 @@ class NotAMember(KafkaError):
     def __init__(self, config: KafkaConfig, error: BaseException) -> None:
         super().__init__(
             f"Kafka at {config.bootstrap} does not let this worker into the group "
-            f"{group_of(config)}: {error}. Look at the broker, and at this user's rights."
+            f"{config.workers_group}: {error}. Give this user the right Read on the group, and "
+            "Read and Describe on the topics; see the broker's log."
         )
 
 
@@ -107,11 +111,6 @@ class GroupConfig:
     commit_s: float = 5.0  # how often displays of lag learn where it reads: a look takes as long
 
 
-def group_of(config: KafkaConfig) -> str:
-    """Return the name of the workers' group: a trainer commits for displays to ``kafka.group``."""
-    return f"{config.group}-workers"
-
-
 class Group:
     """One member of the workers' group.
 
@@ -133,6 +132,7 @@ class Group:
         self._config = config
         self._say = say
         self._leader_jobs = leader_jobs
+        self._assigned_once = False  # perhaps nothing
         self._ends: dict[Partition, int] = {}  # of the inputs, as last heard
 
     def run(self) -> None:
@@ -159,13 +159,13 @@ class Group:
         app = self._app()
         self._work.start(lambda error: _call(loop, end, error))
         starting = asyncio.ensure_future(app.start())
-        committing = asyncio.ensure_future(self._commit_again_and_again(app))
+        committing = asyncio.ensure_future(self._commit_again_and_again(app, end))
         crashed = asyncio.ensure_future(app.wait_until_stopped())
         try:
             await asyncio.wait({starting, ending}, return_when=asyncio.FIRST_COMPLETED)
             if starting.done():
                 if error := starting.exception():
-                    raise NotAMember(self._kafka, error) from error
+                    raise await loop.run_in_executor(None, _why, self._kafka, error) from error
                 await asyncio.wait({ending, crashed}, return_when=asyncio.FIRST_COMPLETED)
         finally:
             committing.cancel()
@@ -189,7 +189,7 @@ class Group:
         kafka, config = self._kafka, self._config
         servers = [server.strip() for server in kafka.bootstrap.split(",")]
         app = _App(
-            group_of(kafka),
+            kafka.workers_group,
             autodiscover=False,
             broker=";".join(f"aiokafka://{server}" for server in servers),
             broker_client_id=f"keepstream-{config.name}",
@@ -231,6 +231,7 @@ class Group:
             await asyncio.get_running_loop().run_in_executor(None, self._work.release)
 
     async def _assigned(self, app: Any, assigned: set[TP], **_: Any) -> None:
+        self._assigned_once = True
         topics_of: dict[int, set[str]] = {}
         for partition in assigned:
             topics_of.setdefault(partition.partition, set()).add(partition.topic)
@@ -242,9 +243,20 @@ class Group:
             )
         self._work.assign(whole)
 
-    async def _commit_again_and_again(self, app: Any) -> None:
+    async def _commit_again_and_again(
+        self, app: Any, end: Callable[[Exception | None], None]
+    ) -> None:
+        began, told = time.monotonic(), False
         while True:
             await asyncio.sleep(self._config.commit_s)
+            if error := await _refusal(app):
+                return end(NotAMember(self._kafka, error))
+            if not (told or self._assigned_once) and time.monotonic() - began > _ASSIGN_S:
+                told = True
+                self._say(
+                    f"the group {self._kafka.workers_group} has assigned nothing for "
+                    f"{_ASSIGN_S:g} s: waiting for it"
+                )
             positions = self._work.positions()
             await _commit(app, positions)
             self._ends = await _ends(app, positions)
@@ -289,9 +301,63 @@ def _leader_of(topic: str) -> type[LeaderAssignor]:
 
 def _in_thread(run: Callable[[], None]) -> Callable[[], Any]:
     async def job() -> None:
-        await asyncio.get_running_loop().run_in_executor(None, run)
+        loop = asyncio.get_running_loop()
+        over: asyncio.Future[None] = loop.create_future()
+
+        def finish(error: Exception | None) -> None:
+            if over.done():
+                return
+            if error is None:
+                over.set_result(None)
+            else:
+                over.set_exception(error)
+
+        def work() -> None:
+            error = None
+            try:
+                run()
+            except Exception as raised:  # noqa: BLE001  # it is raised where the job is awaited
+                error = raised
+            with suppress(RuntimeError):  # the loop has ended
+                loop.call_soon_threadsafe(finish, error)
+
+        # Not one of the loop's own threads: their end is waited for, and a job may take minutes.
+        threading.Thread(target=work, name="leader job", daemon=True).start()
+        await over
 
     return job
+
+
+def _why(config: KafkaConfig, error: BaseException) -> KafkaError:
+    """Return why a member could not start: most often the broker has gone meanwhile."""
+    try:
+        probe(config, within_s=0)
+    except KafkaError as cause:
+        return cause
+    if isinstance(error, errors.KafkaConnectionError | OSError):
+        return KafkaUnreachable(
+            f"Kafka at {config.bootstrap} answered, and then no longer ({error}). See whether its "
+            "brokers stay up, then start again."
+        )
+    return NotAMember(config, error)
+
+
+async def _refusal(app: Any) -> BaseException | None:
+    """Return why the group will not have this member; None where it has it, or may yet.
+
+    aiokafka tries no more until somebody has looked, whatever the error.
+    """
+    if (consumer := app.consumer._thread._consumer) is None or consumer._coordinator is None:
+        return None
+
+    async def look() -> None:
+        consumer._coordinator.check_errors()
+
+    try:
+        await _on_its_loop(app, look())
+    except errors.KafkaError as error:
+        return None if error.retriable else error
+    return None
 
 
 async def _commit(app: Any, positions: Mapping[Partition, int]) -> None:
@@ -335,11 +401,7 @@ def _call(
 
 
 def _credentials(config: KafkaConfig) -> Any:
-    context = None
-    if "tls" in config.security:
-        context = ssl.create_default_context(cafile=config.tls_ca or None)
-        if config.tls_certificate:
-            context.load_cert_chain(config.tls_certificate, config.tls_key or None)
+    context = tls_context(config)
     if "sasl" in config.security:
         return faust.SASLCredentials(
             username=config.username,

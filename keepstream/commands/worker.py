@@ -45,17 +45,14 @@ def worker(args: argparse.Namespace, out: TextIO) -> int:
       keepstream worker --config keepstream.toml --name worker-2 --web-port 6067
 
     """
+    from keepstream.kafka import needs_kafka
     from keepstream.reading import event_schema
     from stream.worker import run_worker
     from stream.worker_group import GroupConfig
     from stream.worker_join import WorkConfig
 
     config = config_of(args)
-    if not config.kafka.bootstrap:
-        raise ConfigError(
-            "[kafka] bootstrap is empty: a worker reads from Kafka. Name its brokers, as "
-            'bootstrap = "localhost:9092".'
-        )
+    needs_kafka(config)
     if config.train.positive_at != "deadline":
         raise ConfigError(
             f'[train] positive_at = "{config.train.positive_at}": workers write an example when '
