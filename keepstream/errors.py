@@ -3,6 +3,7 @@
 from keepstream.commands.command import UsageError
 from keepstream.config import ConfigError
 from replay.errors import InputError, MappingError
+from stream.copartitioned import PartitionsDiffer
 from stream.deadletters import NotDeadLetters
 from stream.decode import SchemaError
 from stream.examples import MissingFeature, NewerExamples
@@ -23,6 +24,7 @@ USAGE_ERRORS = (  # exit code 2: what was asked for cannot be served
     ModelError,
     NoSuchTopic,
     NoSuchTopicInKafka,
+    PartitionsDiffer,
     SchemaError,
     UnknownLabelAction,
     UsageError,

@@ -1,6 +1,6 @@
 """A run on Kafka: what it reads, how that is opened, and what it tells Kafka of itself."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 from keepstream.around import Around
@@ -11,22 +11,10 @@ from stream.events import EventSchema
 from stream.examples_source import ExamplesSource
 from stream.kafka import KafkaError, NoSuchTopicInKafka
 from stream.kafka_source import KafkaSource
-from stream.kafka_topics import TopicInfo, Topics
+from stream.kafka_topics import Topics
 from stream.kafka_writer import KafkaWriter
 from stream.position import Position
 from stream.source import Source
-
-
-class UnequalPartitions(ConfigError):
-    """Topics that must have as many partitions as each other have not."""
-
-    def __init__(self, counts: dict[str, int]) -> None:
-        said = ", ".join(f"{name} has {count}" for name, count in counts.items())
-        super().__init__(
-            f"The topics need as many partitions as each other, so that a user's impressions and "
-            f"feedback share a number: {said}. Give the smaller one more partitions, or name other "
-            "topics."
-        )
 
 
 def needs_kafka(config: Config) -> None:
@@ -60,14 +48,6 @@ def reads_of_topics(config: Config) -> dict[str, Any]:
             "kafka": topics.cluster_id(),
             "topics": {name: info.id for name, info in found.items()},
         }
-
-
-def co_partitioned(found: Mapping[str, TopicInfo]) -> int:
-    """Return how many partitions each of the topics has. Raises `UnequalPartitions`."""
-    counts = {name: info.partitions for name, info in found.items()}
-    if len(set(counts.values())) > 1:
-        raise UnequalPartitions(counts)
-    return next(iter(counts.values()))
 
 
 def topics_opener(config: Config, say: Say, from_ms: int | None = None) -> OpenSource:
@@ -135,7 +115,13 @@ def letters_opener(config: Config, say: Say) -> Callable[[], DeadLetterTopic] | 
             ) from error
 
     def open_topic() -> DeadLetterTopic:
-        return DeadLetterTopic(KafkaWriter(config.kafka, say=say), topic, partitions)
+        writer = KafkaWriter(config.kafka, say=say)
+        try:
+            writer.limit(topic)  # all that is to be asked: from now on a broker may go away
+        except BaseException:
+            writer.close()
+            raise
+        return DeadLetterTopic(writer, topic, partitions)
 
     return open_topic
 
@@ -171,7 +157,7 @@ class CommittedPositions:
 
 def groups_of(config: Config) -> tuple[str, str]:
     """Return the groups whose positions tell how far trainers and workers are."""
-    return config.kafka.group, f"{config.kafka.group}-workers"
+    return config.kafka.group, config.kafka.workers_group
 
 
 def check_examples(config: Config) -> None:

@@ -2,10 +2,11 @@
 
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from stream.copartitioned import PartitionsDiffer
 from stream.deadletter_topic import DeadLetterTopic
 from stream.events import EventSchema
 from stream.examples import ExampleBlock, encode
@@ -20,7 +21,6 @@ from stream.position import Partition, Position
 from stream.source import Rejected
 from stream.worker_resume import (
     Inputs,
-    PartitionsDiffer,
     check_topics,
     inputs_header,
     progress_of,
@@ -111,10 +111,11 @@ class JoinWork:
         config = self._config
         try:
             with KafkaWriter(config.kafka, say=self._say) as writer:
-                output = _Output(config, writer, self._inputs, self._status)
+                output = _Output(config, writer, self._status)
                 while (numbers := self._next_assignment()) is not None:
                     try:
                         self._take_over(numbers)
+                        output.come_from(self._inputs)
                         if numbers:
                             self._follow(numbers, output)
                     except (KafkaUnreachable, PartitionsDiffer) as error:
@@ -147,7 +148,10 @@ class JoinWork:
         self._status.assigned(numbers, before)
         config = self._config
         if came:
-            self._inputs = check_topics(config.kafka, config.topics)
+            found = check_topics(config.kafka, config.topics)
+            if found.ids != self._inputs.ids:  # places in topics of before mean nothing in these
+                units, came = {}, sorted(numbers)
+            self._inputs = found
         for number, progress in progress_of(config.kafka, came, self._inputs).items():
             inputs = tuple(sorted(Partition(topic, number) for topic in config.topics))
             join = PartitionJoin(
@@ -185,6 +189,9 @@ class JoinWork:
                 self._status.read(block, units, now)
                 if self._wanted != numbers and self._is_to_go(units, numbers, output):
                     return
+        except KafkaUnreachable:
+            self._units = {}  # they have taken what is not written: the topic says where to go on
+            raise
         finally:
             source.close()
             self._source = None
@@ -205,26 +212,34 @@ class JoinWork:
 
 
 class _Output:
-    """The examples' topic, and the one of dead letters."""
+    """The examples' topic, and the one of dead letters. Raises what the writer raises."""
 
-    def __init__(
-        self, config: WorkConfig, writer: KafkaWriter, inputs: Inputs, status: WorkerStatus
-    ) -> None:
-        self._writer = writer
-        self._topic = config.kafka.examples
+    def __init__(self, config: WorkConfig, writer: KafkaWriter, status: WorkerStatus) -> None:
+        self._kafka = config.kafka
         self._schema = config.schema
-        self._header = inputs_header(inputs)
+        self._writer = writer
         self._status = status
+        self._header = ("", b"")
         self._letters: DeadLetterTopic | None = None
-        if config.kafka.deadletters:
-            self._letters = DeadLetterTopic(writer, config.kafka.deadletters, inputs.letters)
+        self._letters_wait = False  # appended since the last flush
 
-    def write(self, number: int, blocks: Iterable[ExampleBlock]) -> None:
-        """Append the examples of a partition."""
+    def come_from(self, inputs: Inputs) -> None:
+        """Write what is made of ``inputs`` from now on."""
+        self._header = inputs_header(inputs)
+        if self._kafka.deadletters:
+            self._letters = DeadLetterTopic(self._writer, self._kafka.deadletters, inputs.letters)
+
+    def write(self, number: int, blocks: Sequence[ExampleBlock]) -> None:
+        """Append the examples of a partition.
+
+        Raises `KafkaUnreachable` where letters before them are not acknowledged within seconds.
+        """
+        if blocks and self._letters_wait:
+            self.flush()  # records say how far all is written: no letter may come after its own
         for block in blocks:
             value, headers = encode(block, self._schema)
             self._writer.append(
-                Partition(self._topic, number), value, headers=[*headers, self._header]
+                Partition(self._kafka.examples, number), value, headers=[*headers, self._header]
             )
             self._status.wrote(number, block)
 
@@ -233,9 +248,10 @@ class _Output:
         letters = list(letters)
         self._status.refused(letters)
         if letters and self._letters is not None:
+            self._letters_wait = True
             self._letters.extend(letters)
-            self._writer.flush()
 
     def flush(self) -> None:
         """Return when all is acknowledged. Raises `KafkaUnreachable` after some seconds."""
         self._writer.flush(timeout_s=_WRITE_S)
+        self._letters_wait = False

@@ -7,6 +7,7 @@ from typing import Final
 
 import orjson
 
+from stream.copartitioned import copartitioned
 from stream.examples import NewerExamples, NotExamples, Progress, decode
 from stream.kafka import KafkaConfig, KafkaError
 from stream.kafka_batches import Record
@@ -26,10 +27,6 @@ class OtherInputs(KafkaError):
     """The examples of the topic were made of other topics."""
 
 
-class PartitionsDiffer(KafkaError):
-    """Topics whose partitions belong together have different numbers of them."""
-
-
 @dataclass(frozen=True, kw_only=True)
 class Inputs:
     """The topics a worker reads and writes, as they were found."""
@@ -45,15 +42,8 @@ def check_topics(kafka: KafkaConfig, topics: Sequence[str]) -> Inputs:
     letters = [kafka.deadletters] if kafka.deadletters else []
     with Topics(kafka) as admin:
         there = admin.describe([*wanted, *letters])
-    counts = {name: there[name].partitions for name in wanted}
-    if len(set(counts.values())) > 1:
-        said = ", ".join(f"{name} has {count}" for name, count in counts.items())
-        raise PartitionsDiffer(
-            f"A user's impressions, feedback and examples share a partition number, but {said}. "
-            "Create the topics again with equal numbers: `keepstream topics create --partitions N`."
-        )
     return Inputs(
-        partitions=counts[kafka.examples],
+        partitions=copartitioned({name: there[name].partitions for name in wanted}),
         ids={name: there[name].id for name in topics},
         letters=sum(there[name].partitions for name in letters),
     )

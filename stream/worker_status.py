@@ -113,7 +113,7 @@ class WorkerStatus:
             "events": self._events,
             "events_per_s": round(self._rate, 1),
             "examples": self._examples,
-            "dead_letters": dict(sorted(self._letters.items())),
+            "dead_letters": dict(sorted(dict(self._letters).items())),  # a copy: it is written to
             "partitions": partitions,
         }
 

@@ -3,7 +3,6 @@ import pkgutil
 import re
 
 import stream
-from keepstream.kafka import UnequalPartitions
 from stream.kafka import KafkaError
 from stream.reach import HandOverGap
 from tests.compose import ROOT, composed, dotenv
@@ -23,7 +22,7 @@ def errors() -> set[str]:
         kinds = wait.pop().__subclasses__()
         found |= set(kinds)
         wait += kinds
-    return {k.__name__ for k in {*found, UnequalPartitions, OtherPartitions, HandOverGap}}
+    return {k.__name__ for k in {*found, OtherPartitions, HandOverGap}}
 
 
 def test_every_error_has_its_next_move_on_the_page() -> None:

@@ -20,13 +20,13 @@ from keepstream.commands.command import (
 from keepstream.commands.worlds import add_world, simulation_of
 from keepstream.config import Config
 from keepstream.inputs import lines_of, time_ms
-from keepstream.kafka import co_partitioned, letters_opener, needs_kafka
+from keepstream.kafka import letters_opener, needs_kafka
 from keepstream.signals import Interruption
 from replay.into import replay_into
 from replay.keyed import KeyedWriter
 from replay.pace import Pacer, Rate
 from replay.relog import LogLine
-from stream.deadletter_topic import DeadLetterTopic
+from stream.copartitioned import copartitioned
 from stream.kafka_topics import TopicInfo, Topics
 from stream.kafka_writer import KafkaWriter
 from stream.position import Partition
@@ -100,7 +100,7 @@ def produce(args: argparse.Namespace, out: TextIO) -> int:
     needs_kafka(config)
     with Topics(config.kafka) as topics:
         found = topics.describe(config.log.topics[:2])
-    partitions = co_partitioned(found)
+    partitions = copartitioned({name: info.partitions for name, info in found.items()})
     started = time.monotonic()
     with (
         _woken(args.max_seconds) as wake,
@@ -190,14 +190,12 @@ def _replay(
 ) -> dict[str, Any]:
     pacer, rate = _pace(args, wake)
     lines = lines_of(config, args.input, from_ms=args.from_ms, until_ms=args.until_ms)
-    topic = letters_opener(config, say)
-    opened: list[DeadLetterTopic] = []
+    open_letters = letters_opener(config, say)
+    letters = open_letters() if open_letters else None
 
     def keep(letter: Rejected) -> None:
-        if topic is not None:
-            if not opened:
-                opened.append(topic())
-            opened[0].extend([letter])
+        if letters is not None:
+            letters.extend([letter])
 
     try:
         done = replay_into(
@@ -209,10 +207,10 @@ def _replay(
             on_rejected=keep,
             stopped=wake.is_set,
         )
-        for letters in opened:
+        if letters is not None:
             letters.flush()
     finally:
-        for letters in opened:
+        if letters is not None:
             letters.close()
     return done.to_json()
 

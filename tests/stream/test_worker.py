@@ -2,13 +2,14 @@ import threading
 
 import pytest
 
+from stream.copartitioned import PartitionsDiffer
 from stream.kafka import KafkaError, NoSuchTopicInKafka
 from stream.kafka_topics import Topics
 from stream.kafka_writer import KafkaWriter
 from stream.position import Partition
 from stream.worker_group import WebPortTaken, _check_port
 from stream.worker_join import JoinWork
-from stream.worker_resume import ExamplesGone, OtherInputs, PartitionsDiffer
+from stream.worker_resume import ExamplesGone, OtherInputs
 from tests.stream.workers import (
     Process,
     all_there,
