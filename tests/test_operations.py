@@ -3,6 +3,7 @@ import pkgutil
 import re
 
 import stream
+from stream.examples import NewerExamples
 from stream.kafka import KafkaError
 from stream.reach import HandOverGap
 from tests.compose import ROOT, composed, dotenv
@@ -22,7 +23,7 @@ def errors() -> set[str]:
         kinds = wait.pop().__subclasses__()
         found |= set(kinds)
         wait += kinds
-    return {k.__name__ for k in {*found, OtherPartitions, HandOverGap}}
+    return {k.__name__ for k in {*found, OtherPartitions, HandOverGap, NewerExamples}}
 
 
 def test_every_error_has_its_next_move_on_the_page() -> None:

@@ -1,11 +1,12 @@
 import json
 import os
 import random
+import signal
 import urllib.request
 
 import pytest
 
-from benchmarks.broker import Broker
+from benchmarks.broker import Broker, free_ports
 from stream.kafka_topics import Topics
 from stream.kafka_writer import KafkaWriter
 from stream.position import Partition
@@ -122,7 +123,7 @@ def test_a_worker_outlives_its_broker(broker: Broker, tmp_path):
 def test_an_idle_worker_stays_a_member_and_shows_itself(kafka, topic, tmp_path):
     """Faust's consumer gets no message, ever: no interval of a group may take that for death."""
     here = world(topic)
-    port = 20_000 + random.Random(str(tmp_path)).randrange(10_000)
+    (port,) = free_ports(1)
 
     with processes() as running:
         worker = Process(here.config(kafka), tmp_path, "worker", web_port=port)
@@ -144,6 +145,23 @@ def test_an_idle_worker_stays_a_member_and_shows_itself(kafka, topic, tmp_path):
         assert {"caught up"} == {one["state"] for one in seen}
         assert {"0", "1"} == set(seen[-1]["partitions"])
         assert seen[-1]["leader"]
+
+
+def test_a_worker_whose_group_keeps_it_waiting_says_so(kafka, topic, tmp_path):
+    """One that neither works nor speaks is taken for one that works."""
+    here = world(topic, partitions=1)
+
+    with processes() as running:
+        running.append(Process(here.config(kafka, session_s=25.0), tmp_path, "frozen"))
+        running[0].wait_for("assigned: 0\n")
+        running[0].process.send_signal(signal.SIGSTOP)
+        running.append(Process(here.config(kafka, session_s=25.0), tmp_path, "waiting"))
+        running[1].wait_for(f"{here.examples}-workers has assigned nothing for 10 s")
+        running[0].process.send_signal(signal.SIGCONT)
+        wait_until(lambda: "assigned: " in running[1].said, "an assignment")
+        assert 1 == running[1].said.count("has assigned nothing")
+        for worker in running:
+            assert 0 == worker.stop()[0], worker.said
 
 
 def test_a_step_longer_than_any_interval_loses_no_partition(kafka, topic, tmp_path):

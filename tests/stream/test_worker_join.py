@@ -105,6 +105,27 @@ def test_records_name_the_topics_that_they_are_made_of():
     assert 10 < len({place for place, _ in writer.asked[2:]})
 
 
+def test_joins_of_topics_that_are_others_now_are_not_kept(monkeypatch):
+    """Their places mean nothing in the new topics: what the examples were made of is looked at."""
+    found, asked = [inputs("first")], []
+
+    def progress_of(kafka, numbers, inputs):
+        asked.append((list(numbers), inputs.ids["feedback"]))
+        return dict.fromkeys(numbers)
+
+    monkeypatch.setattr("stream.worker_join.check_topics", lambda *_: found[-1])
+    monkeypatch.setattr("stream.worker_join.progress_of", progress_of)
+    config = WorkConfig(kafka=KafkaConfig(bootstrap="nobody:1"), schema=SCHEMA)
+    work = JoinWork(config, print)
+
+    work._take_over(frozenset([0]))
+    work._take_over(frozenset([0, 1]))
+    found.append(inputs("second"))
+    work._take_over(frozenset([0, 1, 2]))
+
+    assert [([0], "first"), ([1], "first"), ([0, 1, 2], "second")] == asked
+
+
 class Faltering(KafkaWriter):
     """A writer whose broker is away for some of what is appended."""
 
