@@ -88,6 +88,8 @@ class Progress:
     complete_to: int | None  # ms: every impression with an `at` before it has been written. Where
     # silence let time go on, a join that goes on may place one before it: readers count that
     read: Mapping[Partition, Offset]  # what was to be read next when it was written
+    forgotten: int | None = None  # ms: what lies before `resume` is earlier, so that an impression
+    # behind `settled` from before it was too late, even if silence let it come; None: not known
 
     def encode(self) -> bytes:
         """Return it as JSON."""
@@ -100,6 +102,7 @@ class Progress:
                 "format": FORMAT,
                 "inputs": inputs,
                 "complete_to": self.complete_to,
+                "forgotten": self.forgotten,
             }
         )
 
@@ -121,6 +124,7 @@ class Progress:
                 settled=settled,
                 complete_to=told["complete_to"],
                 read=read,
+                forgotten=told.get("forgotten"),
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             if isinstance(error, NotExamples):

@@ -14,7 +14,7 @@ from numba import njit
 
 from stream.events import EventColumns, EventSchema
 from stream.held import HeldEvents
-from stream.position import Partition
+from stream.position import Offset, Partition
 from stream.source import Block, Rejected
 from stream.state import State
 
@@ -102,11 +102,15 @@ class EventTimeOrder:
         return self._clocks.copy()
 
     @property
-    def in_doubt(self) -> npt.NDArray[np.bool_]:
-        """Which partitions (n,) have events of which it is not decided what becomes of them."""
-        found = np.zeros(len(self._partitions), np.bool_)
-        found[self._doubted.partition] = True
-        return found
+    def in_doubt(self) -> dict[int, Offset]:
+        """The first event of a partition of which it is not decided what becomes of it.
+
+        Of those that had their turn it is decided.
+        """
+        doubted = self._doubted.take(~self._gone)
+        partitions, first = np.unique(doubted.partition, return_index=True)
+        places = zip(doubted.offset[first].tolist(), doubted.row[first].tolist(), strict=True)
+        return {p: Offset(*place) for p, place in zip(partitions.tolist(), places, strict=True)}
 
     def begin_at(self, clocks: npt.NDArray[np.int64]) -> None:
         """Begin in the middle of the logs, where the partitions' clocks (n,) were these."""

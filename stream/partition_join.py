@@ -6,17 +6,18 @@ drop what they have (`stream.delivered`). Why that is enough: docs/decisions/001
 """
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 
 from stream.deadletters import too_late
-from stream.events import EventColumns, EventSchema
+from stream.events import IMPRESSION, EventColumns, EventSchema
 from stream.example_columns import ExampleColumns
 from stream.examples import ExampleBlock, Progress
 from stream.join import JoinConfig, Joined, LabelJoin
-from stream.marks import Mark, Marks
+from stream.marks import InputMarks
 from stream.order import NEVER, EventTimeOrder, OrderConfig, Ordered
 from stream.pending import ColumnSpec, PendingRows
 from stream.policy import Emissions, Policy
@@ -87,7 +88,6 @@ class PartitionJoin:
         self._join = LabelJoin(join, policy, schema)
         self._rows = PendingRows(_row_columns(schema))
         self._window = round(join.window_s * 1000)
-        self._lateness = round(order.lateness_s * 1000)
         # What may have to do with an impression is younger: its doubles are remembered for window
         # and remember_s, and what was early for those came early_s before.
         self._memory = round(1000 * (join.window_s + join.remember_s + join.early_s))
@@ -105,11 +105,12 @@ class PartitionJoin:
         self._position = Position(
             {p: starts[i][0] for i, p in enumerate(inputs) if i not in self._unread}
         )
-        self._step = (self._memory + self._window + self._lateness) // 512
-        self._marks = [
-            Marks(Mark(start, int(clock), NEVER), self._step)
-            for (start, _), clock in zip(starts, clocks, strict=True)
-        ]
+        lateness = round(order.lateness_s * 1000)
+        self._marks = InputMarks(
+            [(start, int(clock)) for (start, _), clock in zip(starts, clocks, strict=True)],
+            (self._memory + self._window + lateness) // 512,
+            lateness,
+        )
         self._written_below = self._below(progress.settled if progress else {})
         self._settled: list[ExampleColumns] = []
         self._size = 0  # of them
@@ -200,6 +201,9 @@ class PartitionJoin:
         self._settle(self._join.advance(self._order.watermark))
 
     def _joined(self, events: EventColumns) -> None:
+        if (was_late := self._was_too_late(events)).any():
+            self._refuse(too_late(events.take(was_late), self.inputs))
+            events = events.take(~was_late)
         joined = self._join.feed(events)
         self._refuse(too_late(events.take(joined.refused), self.inputs))
         accepted = events.take(joined.accepted)
@@ -225,7 +229,7 @@ class PartitionJoin:
         settled = joined.settled
         if len(settled):
             rows = self._rows.take(settled.seq)
-            keep = self._is_new(rows)
+            keep = self._is_new(*(rows[f"origin_{name}"] for name in _ORIGIN))
             n = int(np.count_nonzero(keep))
             if n:
                 columns: Columns = dict(ExampleColumns.empty(self._schema, n).columns())
@@ -238,13 +242,29 @@ class PartitionJoin:
                 self._size += n
         self._rows.release(self._join.first_pending)
 
-    def _is_new(self, rows: Columns) -> npt.NDArray[np.bool_]:
-        """Return which rows (n,) lie behind what an earlier join is known to have written."""
-        message, row = self._written_below
-        partition = rows["origin_partition"]
-        after = rows["origin_offset"] > message[partition]
-        same = rows["origin_offset"] == message[partition]
-        new: npt.NDArray[np.bool_] = after | (same & (rows["origin_row"] >= row[partition]))
+    def _was_too_late(self, events: EventColumns) -> npt.NDArray[np.bool_]:
+        """Return which events (n,) came so long after their time that nobody reads it again.
+
+        In the logs alone they are in time: others had gone on while their input was silent.
+        """
+        forgotten = self._resumed.forgotten if self._resumed else None
+        if forgotten is None or not len(events) or events.at[0] >= forgotten + self._memory:
+            return np.zeros(len(events), np.bool_)
+        old = (events.ts < forgotten) & (events.at < forgotten + self._memory)
+        old &= events.kind == IMPRESSION
+        old &= self._is_new(events.partition, events.offset, events.row)
+        return old
+
+    def _is_new(
+        self,
+        partition: npt.NDArray[np.int16],
+        offset: npt.NDArray[np.int64],
+        row: npt.NDArray[np.int32],
+    ) -> npt.NDArray[np.bool_]:
+        """Return which places (n,) lie behind what an earlier join is known to have written."""
+        message, first = self._written_below
+        same = (offset == message[partition]) & (row >= first[partition])
+        new: npt.NDArray[np.bool_] = same | (offset > message[partition])
         return new
 
     def _begin(self, block: Block) -> None:
@@ -260,22 +280,14 @@ class PartitionJoin:
                 start = block.position.of(partition)
             else:
                 continue
-            self._marks[i] = Marks(Mark(start, NEVER, NEVER), self._step)
+            self._marks.begin(i, start)
 
     def _mark(self) -> None:
         """Note where the inputs have got to, before what comes next."""
-        clocks, in_doubt = self._order.clocks, self._order.in_doubt
+        clocks, in_doubt = self._order.clocks.tolist(), self._order.in_doubt
         for i, partition in enumerate(self.inputs):
-            clock = int(clocks[i])
-            if clock == NEVER or in_doubt[i]:
-                continue
-            self._marks[i].add(
-                Mark(
-                    self._position.of(partition),
-                    clock,
-                    max(clock, self._order.watermark),
-                )
-            )
+            offset = in_doubt.get(i, self._position.of(partition))
+            self._marks.add(i, offset, clocks[i], self._order.watermark)
 
     def _progress(self) -> Progress:
         """Return what is true now; never less than what an earlier join has said."""
@@ -287,42 +299,38 @@ class PartitionJoin:
         earlier = self._resumed
         if earlier and earlier.complete_to is not None and complete_to < earlier.complete_to:
             return self._earlier(read)
-        marks = [marks.latest(complete_to) for marks in self._marks]
-        clocks = [mark.clock for mark in marks]
-        # No event behind these marks is earlier than its clock there less the lateness.
-        needed = NEVER if NEVER in clocks else min(clocks) - self._lateness - self._memory
-        resume = {}
-        for partition, of_input in zip(self.inputs, self._marks, strict=True):
-            of_input.forget(needed)
-            mark = of_input.latest(needed)
-            resume[partition] = (mark.offset, None if mark.clock == NEVER else mark.clock)
-        settled = {p: mark.offset for p, mark in zip(self.inputs, marks, strict=True)}
+        places = self._marks.going_on(complete_to, self._memory)
+        settled = dict(zip(self.inputs, places.settled, strict=True))
+        forgotten = None if places.forgotten == NEVER else places.forgotten
         if earlier:
             before = earlier.settled
             settled = {p: max(offset, before.get(p, Offset(0))) for p, offset in settled.items()}
+            known = [ms for ms in (forgotten, earlier.forgotten) if ms is not None]
+            forgotten = max(known, default=None)
         return Progress(
-            resume=resume,
+            resume={
+                p: (mark.offset, None if mark.clock == NEVER else mark.clock)
+                for p, mark in zip(self.inputs, places.resume, strict=True)
+            },
             settled=settled,
             complete_to=complete_to,
             read=read,
+            forgotten=forgotten,
         )
 
     def _earlier(self, read: Mapping[Partition, Offset]) -> Progress:
         earlier = self._resumed
         if earlier is None:
             return self._nothing(read)
-        return Progress(
-            resume=earlier.resume,
-            settled=earlier.settled,
-            complete_to=earlier.complete_to,
-            read=read,
-        )
+        return replace(earlier, read=read)
 
     def _nothing(self, read: Mapping[Partition, Offset]) -> Progress:
         """Return what holds where nothing is known: all is to be read again."""
         return Progress(
-            resume={p: (Offset(0), None) for p in self.inputs},
-            settled={p: Offset(0) for p in self.inputs},
+            resume={
+                p: (first, None) for p, first in zip(self.inputs, self._marks.first, strict=True)
+            },
+            settled=dict(zip(self.inputs, self._marks.first, strict=True)),
             complete_to=None,
             read=read,
         )

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from stream.events import EventSchema
 from stream.example_columns import ExampleColumns
 from stream.examples import (
-    ExampleBlock,
     NAMES_BYTES,
+    ExampleBlock,
     MissingFeature,
     NewerExamples,
     NotExamples,
@@ -113,7 +113,7 @@ def test_a_newer_format_is_told_from_damage(monkeypatch, where):
     if where == "columns":
         headers = encode(block_of(3), SCHEMA)[1]
 
-    with pytest.raises(NewerExamples, match="format 2, and this program reads 1.*Update"):
+    with pytest.raises(NewerExamples, match=r"format 2, and this program reads 1.*Update"):
         decode(value, headers)
 
 
@@ -179,5 +179,7 @@ def test_a_feature_that_is_not_there_is_named(wanted, said):
 def test_the_progress_of_any_topic_is_told():
     """Names of topics may have dots and dashes."""
     assert PROGRESS == Progress.decode(PROGRESS.encode())
-    none = replace(PROGRESS, complete_to=None)
-    assert none == Progress.decode(none.encode())
+    other = replace(PROGRESS, complete_to=None, forgotten=1_699_999_999_999)
+    assert other == Progress.decode(other.encode())
+    earlier = Progress.decode(PROGRESS.encode().replace(b',"forgotten":null', b""))
+    assert PROGRESS == earlier
