@@ -4,6 +4,7 @@
 """
 
 import argparse
+import logging
 import os
 import sys
 from collections.abc import Sequence
@@ -27,6 +28,9 @@ Examples:
 
 Settings come from one TOML file, then the environment (KEEPSTREAM_TRAIN_SEED=3), then
 --set train.seed=3. Every command takes --json: its last line is one JSON object."""
+
+_THEIR_LOGGERS = ("kafka", "aiokafka")
+_NOWHERE = logging.NullHandler()  # without any handler Python prints warnings and errors
 
 
 def parser(name: str | None = None) -> argparse.ArgumentParser:
@@ -56,6 +60,8 @@ def parser(name: str | None = None) -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None, out: TextIO | None = None) -> int:
     """Run one command; return its exit code. ``out`` is standard output unless given."""
     arguments = sys.argv[1:] if arguments is None else arguments
+    for name in _THEIR_LOGGERS:  # they log each attempt at a broker; `say` tells what matters
+        logging.getLogger(name).addHandler(_NOWHERE)
     args = parser(next(iter(arguments), None)).parse_args(arguments)
     out = out or sys.stdout
     called: Command = args.called

@@ -104,7 +104,7 @@ class _Run:
         try:
             letters: DeadLetters = (file := DeadLetterFile(folder.letters))
             if self.around.letters is not None:
-                letters = topic = FileAndTopic(file, self.around.letters)
+                letters = topic = FileAndTopic(file, self.around.letters(), say)
             ingest, training = self._build(source)
             if resumed is not None and state is not None:
                 _restore(resumed, state, ingest, training, letters)

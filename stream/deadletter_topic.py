@@ -6,11 +6,13 @@ from typing import Final, Protocol
 from xxhash import xxh3_64_intdigest
 
 from stream.deadletters import DeadLetterFile, decode_letter, encode_letter
+from stream.kafka import KafkaUnreachable
 from stream.position import Partition
 from stream.source import Rejected
 from stream.state import State
 
 _KEYS: Final = 500_000  # remembered while reading, twice: 0.1 GB at most
+STOP_S: Final = 5.0  # a broker is given so long when a run stops: supervisors wait for seconds
 
 
 class LetterWriter(Protocol):
@@ -22,6 +24,10 @@ class LetterWriter(Protocol):
 
     def flush(self) -> None:
         """Return when all records are acknowledged."""
+        ...
+
+    def hurry(self, within_s: float) -> None:
+        """Raise `KafkaUnreachable` from whatever waits for longer than ``within_s`` from now."""
         ...
 
     def close(self) -> None:
@@ -52,6 +58,10 @@ class DeadLetterTopic:
         """Return when all letters are acknowledged."""
         self._writer.flush()
 
+    def hurry(self) -> None:
+        """Wait for a broker `STOP_S` more at most, then raise `KafkaUnreachable`."""
+        self._writer.hurry(STOP_S)
+
     def close(self) -> None:
         """Close the writer; idempotent."""
         self._writer.close()
@@ -60,13 +70,17 @@ class DeadLetterTopic:
 class FileAndTopic:
     """The letters of a run: exactly in its file, and in a topic for everybody.
 
-    The topic is opened by the first letter: most runs have none.
+    A broker that is away is waited for, until the run is to stop (`hurry`): then what it does not
+    take soon is in the file only, and ``say`` is told.
     """
 
-    def __init__(self, file: DeadLetterFile, open_topic: Callable[[], DeadLetterTopic]) -> None:
+    def __init__(
+        self, file: DeadLetterFile, topic: DeadLetterTopic, say: Callable[[str], None]
+    ) -> None:
         self._file = file
-        self._open_topic = open_topic
-        self._topic: DeadLetterTopic | None = None
+        self._topic = topic
+        self._say = say
+        self._hurried = self._given_up = False
 
     @property
     def counts(self) -> dict[str, int]:
@@ -77,16 +91,19 @@ class FileAndTopic:
         """Write ``letters`` into both."""
         letters = list(letters)
         self._file.extend(letters)
-        if letters:
-            if self._topic is None:
-                self._topic = self._open_topic()
-            self._topic.extend(letters)
+        if not self._given_up:
+            self._unless_given_up(lambda: self._topic.extend(letters))
 
     def flush(self) -> None:
         """Return when all letters are on the disk and acknowledged."""
         self._file.flush()
-        if self._topic is not None:
-            self._topic.flush()
+        if not self._given_up:
+            self._unless_given_up(self._topic.flush)
+
+    def hurry(self) -> None:
+        """Wait for a broker `STOP_S` more at most."""
+        self._hurried = True
+        self._topic.hurry()
 
     def state(self) -> State:
         """Return how far the file is written; what the topic holds twice, its keys tell."""
@@ -98,8 +115,17 @@ class FileAndTopic:
 
     def close(self) -> None:
         """Close the topic; idempotent."""
-        if self._topic is not None:
-            self._topic.close()
+        self._unless_given_up(self._topic.close)
+
+    def _unless_given_up(self, call: Callable[[], None]) -> None:
+        try:
+            call()
+        except KafkaUnreachable as error:
+            if not self._hurried:
+                raise
+            if not self._given_up:
+                self._say(f"The last dead letters are in the run folder, and not in Kafka: {error}")
+            self._given_up = True
 
 
 def key_of(letter: Rejected) -> bytes:

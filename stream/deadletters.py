@@ -56,6 +56,10 @@ class DeadLetters(Protocol):
         """Return when all letters are where nothing can take them away."""
         ...
 
+    def hurry(self) -> None:
+        """Wait for nobody for long any more: the run is stopping. From any thread, or a signal."""
+        ...
+
     def state(self) -> State:
         """Return how far they are written."""
         ...
@@ -116,6 +120,9 @@ class DeadLetterFile:
             with self._path.open("ab") as file:
                 os.fsync(file.fileno())
             self._unsynced = False
+
+    def hurry(self) -> None:
+        """Do nothing: a file waits for nobody."""
 
     def state(self) -> State:
         """Return how far the file is written, and the counts."""

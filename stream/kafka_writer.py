@@ -6,6 +6,7 @@ before it is sent, and replaces a producer that failed.
 """
 
 import contextlib
+import math
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -69,6 +70,7 @@ class KafkaWriter:
         self._looked = 0.0
         self._told: float | None = None  # when the wait was told last; None: nothing is amiss
         self._until_look = _EVERY
+        self._give_up = math.inf  # by the monotonic clock: `hurry`
         self._closed = False
         self._producer: Any = self._open()  # None after a failure: the next append opens another
 
@@ -123,6 +125,7 @@ class KafkaWriter:
         if self._until_look <= 0 or time.monotonic() - self._looked > _LOOK_S:
             self._look()
         while self._waiting_bytes > BUFFER_BYTES:
+            self._check_hurry(partition)
             self._wait()
         future = self._send(partition, value, key, headers, at_ms)
         if not self._waiting:
@@ -136,28 +139,35 @@ class KafkaWriter:
         Raises `NotDelivered`, and `KafkaUnreachable` where it took longer than ``timeout_s``: what
         is not acknowledged then still waits, and may yet be.
         """
-        deadline = None if timeout_s is None else time.monotonic() + timeout_s
+        deadline = math.inf if timeout_s is None else time.monotonic() + timeout_s
         while self._waiting:
-            left = _LOOK_S if deadline is None else min(_LOOK_S, deadline - time.monotonic())
+            left = min(_LOOK_S, deadline - time.monotonic())
             # Sends at once what lingers, and ends with the first batch that takes longer.
             with contextlib.suppress(errors.KafkaError):
                 self._producer.flush(timeout=max(0.0, left))
             self._look()
-            if self._waiting and deadline is not None and time.monotonic() >= deadline:
-                raise KafkaUnreachable(
-                    f"{len(self._waiting):,} messages for {self._waiting[0][2]} and others are not "
-                    f"acknowledged after {timeout_s:g} s. {self._why()}"
-                )
+            if self._waiting:
+                self._check_hurry(self._waiting[0][2])
+                if time.monotonic() >= deadline:
+                    raise self._unacknowledged(self._waiting[0][2], f" after {timeout_s:g} s")
+
+    def hurry(self, within_s: float) -> None:
+        """Let nobody wait for a broker for longer than ``within_s`` from now, whoever waits.
+
+        Whatever would wait then raises `KafkaUnreachable`. From any thread, and from a signal's
+        handler: it only takes note.
+        """
+        self._give_up = min(self._give_up, time.monotonic() + within_s)
 
     def close(self) -> None:
-        """Flush, and close the connections; idempotent. Raises `NotDelivered`."""
+        """Flush, and close the connections; idempotent. Raises what `flush` does."""
         if self._closed:
             return
         try:
             self.flush()
         finally:
             self._closed = True
-            self._leave(LEAVE_S)
+            self._leave(0.0 if self._waiting else LEAVE_S)
 
     def _open(self) -> Any:
         none = self._config.compression == "none"
@@ -232,10 +242,21 @@ class KafkaWriter:
                 if not self._waiting:
                     self._since = begin
                     self._tell(partition)
+                self._check_hurry(partition)
                 if time.monotonic() - begin > DELIVERY_S:
                     raise self._failed(partition, error) from None
             except (errors.KafkaError, ValueError) as error:
                 raise self._failed(partition, error) from None
+
+    def _check_hurry(self, partition: Partition) -> None:
+        if time.monotonic() >= self._give_up:
+            raise self._unacknowledged(partition, ", and there is no more time")
+
+    def _unacknowledged(self, partition: Partition, since: str) -> KafkaError:
+        return KafkaUnreachable(
+            f"{len(self._waiting):,} messages for {partition} and others are not acknowledged"
+            f"{since}. {self._why()}"
+        )
 
     def _wait(self) -> None:
         """Wait a moment for the oldest message."""

@@ -74,6 +74,7 @@ class Ahead:
     def stop(self) -> None:
         """Read no further; what has been read comes out, then a last barrier."""
         self._stopping.set()
+        self._letters.hurry()
         self._source.close()
 
     def saved(self, ok: bool) -> None:

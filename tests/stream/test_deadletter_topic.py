@@ -1,6 +1,9 @@
+import pytest
+
 from stream import deadletter_topic
 from stream.deadletter_topic import DeadLetterTopic, FileAndTopic, key_of, letters_of
 from stream.deadletters import DeadLetterFile
+from stream.kafka import KafkaUnreachable
 from stream.position import Partition
 from stream.source import Rejected
 
@@ -12,6 +15,8 @@ class Topic:
         self.records = []
         self.flushed = 0
         self.closed = False
+        self.away = False  # nothing is acknowledged
+        self.hurried = False
 
     def append(self, partition, value, *, key=None):
         """Keep a record."""
@@ -19,11 +24,23 @@ class Topic:
 
     def flush(self):
         """Take note of how many there were."""
+        if self.away:
+            raise KafkaUnreachable("nobody has answered")
         self.flushed = len(self.records)
+
+    def hurry(self, within_s):
+        """Take note of it."""
+        self.hurried = True
 
     def close(self):
         """Take note of it."""
         self.closed = True
+        self.flush()
+
+
+def never(line):
+    """Nothing is to be said."""
+    raise AssertionError(line)
 
 
 def letter(offset, row=0, reason="bad_json"):
@@ -82,7 +99,7 @@ def test_a_run_keeps_its_letters_exactly_and_sends_them_too(tmp_path):
     """The file goes back with a checkpoint; the topic is everybody's, and goes forward."""
     topic = Topic()
     file = DeadLetterFile(tmp_path / "letters.ndjson")
-    both = FileAndTopic(file, lambda: DeadLetterTopic(topic, "dead"))
+    both = FileAndTopic(file, DeadLetterTopic(topic, "dead"), never)
     both.extend([letter(1)])
     state = both.state()
     both.extend([letter(2)])
@@ -100,15 +117,24 @@ def test_a_run_keeps_its_letters_exactly_and_sends_them_too(tmp_path):
     assert {"bad_json": 3} == both.counts
 
 
-def test_a_run_without_letters_opens_no_topic(tmp_path):
-    """A connection that nobody needs is one more thing to fail."""
+def test_a_run_that_stops_leaves_letters_that_nobody_takes_in_its_file(tmp_path):
+    """A supervisor kills what does not stop: the file has every letter, and it is said."""
+    topic, said = Topic(), []
+    file = DeadLetterFile(tmp_path / "letters.ndjson")
+    both = FileAndTopic(file, DeadLetterTopic(topic, "dead"), said.append)
+    topic.away = True
+    both.extend([letter(1)])
+    with pytest.raises(KafkaUnreachable):
+        both.flush()
 
-    def never():
-        raise AssertionError
-
-    both = FileAndTopic(DeadLetterFile(tmp_path / "letters.ndjson"), never)
-    both.extend([])
+    both.hurry()
+    both.flush()
+    both.extend([letter(2)])
     both.flush()
     both.close()
 
-    assert {} == both.counts
+    assert topic.hurried
+    assert topic.closed
+    assert [letter(1), letter(2)] == list(DeadLetterFile.read(tmp_path / "letters.ndjson"))
+    assert 1 == len(topic.records)
+    assert ["nobody has answered"] == [line.rpartition(": ")[2] for line in said]

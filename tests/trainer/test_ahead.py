@@ -1,4 +1,5 @@
 import itertools
+import threading
 
 import pytest
 
@@ -226,6 +227,44 @@ def test_letters_are_on_disk_before_the_barrier_that_counts_them(make, tmp_path)
                 assert letters["letters"] == item.state["rejected"]
                 assert (tmp_path / "letters.ndjson").stat().st_size >= letters["bytes"]
     assert {"bad_json": 300} == letters["counts"]
+
+
+class Waiting(DeadLetterFile):
+    """Letters that wait for somebody to take them, until that is to be hurried."""
+
+    def __init__(self, path):
+        super().__init__(path)
+        self.waits, self._hurried = threading.Event(), threading.Event()
+
+    def flush(self):
+        """Wait."""
+        self.waits.set()
+        assert self._hurried.wait(60)
+        super().flush()
+
+    def hurry(self):
+        """Wait no longer."""
+        self._hurried.set()
+
+
+@pytest.mark.parametrize("leave", [False, True], ids=["stop", "leave"])
+def test_a_run_whose_letters_wait_can_be_stopped(tmp_path, leave):
+    """A broker that is away keeps letters waiting for minutes; a signal must end that."""
+    letters = Waiting(tmp_path / "waiting.ndjson")
+    over = Scripted(blocks(log(200)), silent=None)
+    ahead = Ahead(over, ingest_of(SETTINGS, tmp_path), letters=letters, clock=Clock(),
+                  barrier_every_s=1.0, drain=False)  # fmt: skip
+    barriers = []
+
+    with ahead:
+        assert letters.waits.wait(60)
+        if not leave:
+            ahead.stop()
+            barriers = [item for item in ahead if isinstance(item, Barrier)]
+
+    assert not ahead._thread.is_alive()
+    assert leave or all("letters" in b.state for b in barriers)
+    assert leave or barriers
 
 
 @pytest.mark.parametrize(("looks", "held"), [(3, True), (200, False)])
