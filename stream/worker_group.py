@@ -5,42 +5,29 @@ messages are read elsewhere, so its own consumer is paused on all partitions (do
 """
 
 import asyncio
-import logging
 import signal
 import socket
 import threading
 import time
-from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
-import faust
 from aiokafka import errors  # type: ignore[import-untyped]  # it has no types
-from faust.assignor.leader_assignor import LeaderAssignor
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
 from yarl import URL
 
-from stream.kafka import KafkaConfig, KafkaError, KafkaUnreachable, password, tls_context
+from stream.kafka import KafkaConfig, KafkaError, KafkaUnreachable
 from stream.kafka_probe import probe
 from stream.position import Partition
+from stream.worker_faust import App, Transport, credentials, leader_of
+from stream.worker_logs import said_sparingly
 
 _NEVER_S: Final = 10 * 365 * 86_400.0  # Faust's consumer polls nothing, ever, and is to stay
-_SAY_AGAIN_S: Final = 30.0  # a client that cannot reach its broker says so ten times a second
 _ASSIGN_S: Final = 10.0  # a group that forms, or that lost a member, takes about as long
 _STOP_S: Final = 10.0  # what stopping may take: a supervisor kills after about as long
-_LOGGERS: Final = ("faust", "mode", "aiokafka")
-_ORDINARY: Final = (  # of what aiokafka warns: a rebalance, or a broker that is away. The reader of
-    # the messages says that in a line
-    "because it is rebalancing",
-    "Heartbeat session expired",
-    "Marking the coordinator dead",
-    "NotAvailableError",
-    "NodeNotReadyError",
-    "is either not started or not valid",
-    "metadata from",
-)
 
 
 class WebPortTaken(KafkaError):
@@ -139,7 +126,7 @@ class Group:
         """Be a member until SIGINT or SIGTERM, or until the work fails."""
         if self._config.web_port:
             _check_port(self._config.web_host, self._config.web_port)
-        with _said_sparingly(self._say):
+        with said_sparingly(self._say):
             asyncio.run(self._run())
 
     async def _run(self) -> None:
@@ -188,13 +175,13 @@ class Group:
     def _app(self) -> Any:
         kafka, config = self._kafka, self._config
         servers = [server.strip() for server in kafka.bootstrap.split(",")]
-        app = _App(
+        app = App(
             kafka.workers_group,
             autodiscover=False,
             broker=";".join(f"aiokafka://{server}" for server in servers),
             broker_client_id=f"keepstream-{config.name}",
             broker_commit_interval=_NEVER_S,  # it has nothing to acknowledge
-            broker_credentials=_credentials(kafka),
+            broker_credentials=credentials(kafka),
             broker_heartbeat_interval=kafka.session_s / 10,
             broker_max_poll_interval=_NEVER_S,  # a paused member leaves the group after it
             broker_request_timeout=max(30.0, kafka.session_s),
@@ -209,10 +196,10 @@ class Group:
             web_enabled=bool(config.web_port),
             web_port=config.web_port or None,
             web_stats_enabled=True,
-            LeaderAssignor=_leader_of(self._topics[0]),
+            LeaderAssignor=leader_of(self._topics[0]),
         )
         app.in_worker = True
-        app.transport = _Transport([URL(f"aiokafka://{server}") for server in servers], app)
+        app.transport = Transport([URL(f"aiokafka://{server}") for server in servers], app)
         app.topics.add(app.topic(*self._topics, value_type=bytes, acks=False))
         app.on_partitions_revoked.connect(self._revoked, weak=False)
         app.on_partitions_assigned.connect(self._assigned, weak=False)
@@ -260,43 +247,6 @@ class Group:
             positions = self._work.positions()
             await _commit(app, positions)
             self._ends = await _ends(app, positions)
-
-
-class _App(faust.App):  # type: ignore[misc]  # Faust has no types
-    def _create_directories(self) -> None:
-        """Make none: there are no tables."""
-
-
-class _Listener(driver.ConsumerRebalanceListener):  # type: ignore[misc]  # Faust has no types
-    async def on_partitions_assigned(self, assigned: Any) -> None:
-        """Fetch nothing, ever: a paused partition is not read ahead."""
-        self._thread._ensure_consumer().pause(*assigned)
-        await super().on_partitions_assigned(assigned)
-
-
-class _Consumer(driver.Consumer):  # type: ignore[misc]  # Faust has no types
-    RebalanceListener = _Listener
-
-    async def _drain_messages(self, fetcher: Any) -> None:
-        """Hand on nothing: stand in for the loop that would."""
-        while not (self.should_stop or fetcher.should_stop):
-            await self.sleep(0.1)
-
-
-class _Transport(driver.Transport):  # type: ignore[misc]  # Faust has no types
-    Consumer = _Consumer
-
-
-def _leader_of(topic: str) -> type[LeaderAssignor]:
-    """Return who leads: the owner of the first partition, so that it takes no topic more."""
-
-    class Leader(LeaderAssignor):  # type: ignore[misc]  # Faust has no types
-        _leader_tp = TP(topic, 0)
-
-        async def on_start(self) -> None:
-            """Need no topic."""
-
-    return Leader
 
 
 def _in_thread(run: Callable[[], None]) -> Callable[[], Any]:
@@ -400,18 +350,6 @@ def _call(
         loop.call_soon_threadsafe(function, error)
 
 
-def _credentials(config: KafkaConfig) -> Any:
-    context = tls_context(config)
-    if "sasl" in config.security:
-        return faust.SASLCredentials(
-            username=config.username,
-            password=password(config),
-            ssl_context=context,
-            mechanism=config.mechanism,
-        )
-    return faust.SSLCredentials(context=context) if context else None
-
-
 def _check_port(host: str, port: int) -> None:
     with socket.socket() as listener:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -419,38 +357,3 @@ def _check_port(host: str, port: int) -> None:
             listener.bind((host, port))
         except OSError as error:
             raise WebPortTaken(host, port, error.strerror or str(error)) from error
-
-
-class _Sparing(logging.Handler):
-    """Says a line of a library, and the same again only after half a minute."""
-
-    def __init__(self, say: Callable[[str], None]) -> None:
-        super().__init__(logging.WARNING)
-        self._say_line = say
-        self._said: dict[str, float] = {}  # by the line's template: as many as the libraries have
-
-    def emit(self, record: logging.LogRecord) -> None:
-        line = record.getMessage().strip()
-        if any(words in line for words in _ORDINARY):
-            return
-        now = time.monotonic()
-        template = f"{record.name} {record.msg}"
-        if now - self._said.get(template, -_SAY_AGAIN_S) >= _SAY_AGAIN_S:
-            self._said[template] = now
-            self._say_line(f"{record.name.partition('.')[0]}: {line}")
-
-
-@contextmanager
-def _said_sparingly(say: Callable[[str], None]) -> Iterator[None]:
-    loggers = [logging.getLogger(name) for name in _LOGGERS]
-    before = [(logger.handlers, logger.propagate, logger.level) for logger in loggers]
-    handler = _Sparing(say)
-    for logger in loggers:
-        logger.handlers, logger.propagate = [handler], False
-        logger.setLevel(logging.WARNING)
-    try:
-        yield
-    finally:
-        for logger, (handlers, propagate, level) in zip(loggers, before, strict=True):
-            logger.handlers, logger.propagate = handlers, propagate
-            logger.setLevel(level)
