@@ -183,6 +183,8 @@ class Bounded:
         over = False
         for block in self._source:
             if over and self._is_silent(block):
+                if self._examples:
+                    yield block  # who is idle in it holds the others back no longer
                 return  # it was over before this look at the log, which found nothing more
             over = self._over()
             yield block

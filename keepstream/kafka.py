@@ -50,10 +50,13 @@ def reads_of_topics(config: Config) -> dict[str, Any]:
         }
 
 
-def topics_opener(config: Config, say: Say, from_ms: int | None = None) -> OpenSource:
+def topics_opener(
+    config: Config, say: Say, from_ms: int | None = None, *, until_end: bool = False
+) -> OpenSource:
     """Return the function that opens the topics of a configuration at a position, to follow.
 
-    Events before ``from_ms`` are left out (not of examples). Opened again, because the topics have
+    Events before ``from_ms`` are left out (not of examples). ``until_end``: the caller ends where
+    they end. Opened again, because the topics have
     grown, it refuses others of the same names.
     """
     ids: dict[str, str] = {}  # of the topics that were opened first
@@ -69,6 +72,7 @@ def topics_opener(config: Config, say: Say, from_ms: int | None = None) -> OpenS
                 follow=True,
                 topic_ids=ids,
                 block_events=config.log.block_events,
+                until_end=until_end,
                 say=say,
             )
         else:

@@ -89,13 +89,15 @@ def read_examples(
     wait: Callable[[], bool] | None = None,
     clock: Callable[[], float] = lambda: 0.0,
     idle_s: float = 0.0,
+    until_end: bool = False,
 ) -> Iterator[Block]:
     """Yield the blocks of ``logs`` of `ExampleRecord`s, as `read_blocks` does.
 
     A block has the progress of the records that end with it. A partition is idle where it is at its
     end and its worker has not gone on for ``idle_s`` by the ``clock``, neither in what is complete
     nor in what it reads: a quiet log is what its worker tells of, and a partition that is silent
-    has no worker. Time in which nobody could look does not count.
+    has no worker. Time in which nobody could look does not count. Where reading is to end
+    (``until_end``) one in which nobody has ever written anything is idle at once.
     """
     decoder = ExampleDecoder(schema, len(partitions))
     nothing = ExampleColumns.empty(schema)
@@ -115,6 +117,11 @@ def read_examples(
             if (last.complete_to, last.read) != told_last.get(i):
                 told_last[i] = (last.complete_to, last.read)
                 silent_s[i] = 0.0
-        idle = frozenset(i for i in block.idle if silent_s[i] >= idle_s)
+        idle = frozenset(
+            i
+            for i in block.idle
+            if silent_s[i] >= idle_s
+            or (until_end and block.position.of(partitions[i]) == Offset(0))
+        )
         events = block.events if len(block.events) else nothing
         yield replace(block, events=events, progress=progress, idle=idle)

@@ -42,17 +42,20 @@ class ExamplesSource:
         topic_ids: Mapping[str, str] | None = None,
         block_events: int = BLOCK_EVENTS,
         idle_s: float = IDLE_S,
+        until_end: bool = False,
         say: Callable[[str], None] = lambda line: None,
     ) -> None:
         """Open it; see `KafkaSource` for what is alike.
 
         ``idle_s``: a followed partition whose examples do not go on for so long, while its log is
-        at its end, has no worker, and holds the others back no longer.
+        at its end, has no worker, and holds the others back no longer. ``until_end``: it is read up
+        to its end only, and one without any record holds nothing back: no worker is waited for.
         """
         self._schema = schema
         self._position = position or Position()
         self._follow = follow
         self._idle_s = idle_s
+        self._until_end = until_end
         self._rule = BlockRule(block_events=block_events)
         self._reader = KafkaReader(
             config, [topic], position=position, follow=follow, start_ms=start_ms,
@@ -91,6 +94,7 @@ class ExamplesSource:
             wait=(lambda: reader.wait(_POLL_S)) if self._follow else None,
             clock=time.monotonic,
             idle_s=self._idle_s,
+            until_end=self._until_end,
         )
         for block in blocks:
             yield block

@@ -85,7 +85,7 @@ def train(args: argparse.Namespace, out: TextIO) -> int:
 
     def follow(from_ms: int | None = None) -> OpenSource:
         opened = (
-            topics_opener(config, say, from_ms)
+            topics_opener(config, say, from_ms, until_end=args.until_end)
             if on_kafka
             else opener(config, [log], follow=True, from_ms=from_ms)
         )

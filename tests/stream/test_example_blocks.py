@@ -5,11 +5,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from keepstream.inputs import Bounded
 from stream.blocks import BlockRule, Fetched
 from stream.events import EventColumns, EventSchema
 from stream.example_blocks import ExampleRecord, read_examples
 from stream.example_columns import ExampleColumns
+from stream.example_order import ExampleOrder
 from stream.examples import ExampleBlock, MissingFeature, NewerExamples, Progress, encode
+from stream.order import OrderConfig
 from stream.position import Offset, Partition, Position
 from tests.stream.labelled import progress
 
@@ -23,6 +26,7 @@ def record(first, n, complete=None, schema=SCHEMA):
     examples = ExampleColumns.empty(schema, n)
     examples.at[:] = examples.ts[:] = T0 + first + np.arange(n)
     examples.impression[:] = examples.ids[:, 0] = first + np.arange(n)
+    examples.origin_offset[:] = examples.impression
     examples.scene[:] = 7
     told = progress(None if complete is None else T0 + complete)
     block = ExampleBlock(examples=examples, schema=schema, progress=told, names={7: "home"})
@@ -140,7 +144,7 @@ def test_names_of_scenes_come_with_them():
     assert {7: "home"} == next(read(Log(RECORDS[0]))).names
 
 
-def followed(*logs, until, step=1.0, idle_s=10, then=lambda now: None):
+def followed(*logs, until, step=1.0, idle_s=10, then=lambda now: None, **options):
     """Return by time which partitions were idle; ``then`` may write what is read next."""
     now, idle = [0.0], {}
 
@@ -149,7 +153,7 @@ def followed(*logs, until, step=1.0, idle_s=10, then=lambda now: None):
         then(now[0])
         return now[0] >= until
 
-    for block in read(*logs, wait=wait, clock=lambda: now[0], idle_s=idle_s):
+    for block in read(*logs, wait=wait, clock=lambda: now[0], idle_s=idle_s, **options):
         idle[now[0]] = set(block.idle)
     return idle
 
@@ -197,3 +201,37 @@ def test_a_partition_that_is_read_again_has_a_worker():
 def test_time_in_which_nobody_could_look_is_no_silence():
     """A broker that was away for ten minutes has not made its workers idle."""
     assert set() == followed(Log(RECORDS[0]), until=1800, step=600)[1200]
+
+
+def test_reading_to_the_end_waits_for_no_partition_without_a_record():
+    """A user's partition may have no traffic yet; a trainer that goes on waits for its worker."""
+    foreign = ExampleRecord(b"not ours", ())
+
+    assert {1} == followed(Log(RECORDS[0]), Log(), until=2, until_end=True)[0]
+    assert set() == followed(Log(RECORDS[0]), Log(), until=2)[0]
+    assert set() == followed(Log(RECORDS[0]), Log(foreign), until=2, until_end=True)[0]
+
+
+def test_reading_to_the_end_lets_go_what_others_hold_back_no_longer():
+    """Else it ends well, and nothing was learned."""
+    order = ExampleOrder(OrderConfig(), SCHEMA, PLACES)
+    went = 0
+    for block in Bounded(Ended(Log(record(0, 5, 4)), Log()), lambda: True, examples=True):
+        went += len(order.feed(block).events)
+
+    assert (4, 1) == (went, order.held)
+
+
+class Ended:
+    """A source that is followed, of partitions of examples."""
+
+    partitions, schema = PLACES, SCHEMA
+
+    def __init__(self, *logs):
+        self._logs = logs
+
+    def __iter__(self):
+        return read(*self._logs, wait=lambda: False, idle_s=60, until_end=True)
+
+    def close(self):
+        """Nothing is open."""
