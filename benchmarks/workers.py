@@ -89,14 +89,21 @@ class Bench:
 
     def worker_rate(self, world: str, events: int, workers: int) -> float:
         """Return the events a second of a group of workers."""
+        partitions = [Partition(f"{world}-{t}", n) for t in TOPICS for n in range(PARTITIONS)]
+        with Topics(self.broker.config()) as topics:
+            ends = {str(p): end for p, end in topics.ends(partitions).items()}
         with self._workers(world, self.examples(), workers, WINDOW_S) as ports:
-            first: tuple[float, int] | None = None
+            began, read_by_then = 0.0, 0
             for now, views in _watch(ports):
-                done = sum(view["events"] for view in views)
-                if first is None and done:
-                    first = (now, done)
-                if first is not None and done >= events:
-                    return (done - first[1]) / (now - first[0]) if now > first[0] else 0.0
+                read = sum(view["events"] for view in views)
+                if read and not began:
+                    began, read_by_then = now, read
+                parts = [part for view in views for part in view["partitions"].values()]
+                places = {k: i["next"] for part in parts for k, i in part["inputs"].items()}
+                if began and places == ends:
+                    rate = (events - read_by_then) / (now - began)
+                    _say(f"{workers} workers on {world}: {rate:,.0f} events/s")
+                    return rate
         raise AssertionError("the loop ends by a return or an error")
 
     def recovery_s(self, world: str, window_s: int) -> dict[str, float]:
@@ -172,6 +179,7 @@ class Bench:
             process.wait()
         if told.get("events", 0) < events:
             raise RuntimeError(f"{' '.join(words[:4])} ended at {told} of {events} events")
+        _say(f"{words[1:3][-1]}: {told}")
         return {"events_per_s": told["events"] / told["seconds"], "joined": told["joined"]}
 
     def faust(self, world: str, events: int) -> dict[str, float]:
@@ -207,6 +215,10 @@ def _watch(ports: list[int]) -> Iterator[tuple[float, list[dict[str, Any]]]]:
             yield time.monotonic(), views
         time.sleep(0.05)
     raise TimeoutError("the workers did not get to the end; their logs say why")
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
 
 
 def _view(port: int) -> dict[str, Any]:
