@@ -4,8 +4,8 @@ import zlib
 from collections.abc import Callable
 from typing import Any, Final
 
-import lz4.frame  # type: ignore[import-untyped]
-import snappy  # type: ignore[import-untyped]
+import lz4.frame
+import snappy
 import zstandard
 
 MAX_BATCH_BYTES: Final = 256 << 20  # decompressed: ten times the largest message anybody sends

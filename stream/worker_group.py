@@ -14,7 +14,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
-from aiokafka import errors  # type: ignore[import-untyped]  # it has no types
+from aiokafka import errors
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
 from yarl import URL
