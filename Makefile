@@ -26,7 +26,7 @@ test: install ## Run every test, the slow ones too
 	$(BIN)/python -m pytest
 
 test-fast: install ## Run the tests that take seconds
-	$(BIN)/python -m pytest -m "not slow and not restart"
+	$(BIN)/python -m pytest -m "not slow and not restart and not chaos"
 
 lint: install ## Style
 	$(BIN)/ruff check .

@@ -8,6 +8,7 @@ from stream.kafka import KafkaConfig
 from stream.kafka_batches import Record
 from stream.kafka_reader import KafkaReader
 from stream.position import Offset, Partition, Position
+from stream.source import Rejected
 
 _LOOK_BYTES: Final = 64 << 10  # a message, not what lies behind it; a larger one comes whole
 _RECORDS: Final = 1_000
@@ -35,17 +36,23 @@ def peek(config: KafkaConfig, offsets: Mapping[Partition, int]) -> dict[Partitio
 
 
 def values_of(
-    config: KafkaConfig, topic: str, say: Callable[[str], None] = lambda line: None
+    config: KafkaConfig,
+    topic: str,
+    refused: Callable[[Rejected], None],
+    say: Callable[[str], None] = lambda line: None,
 ) -> Iterator[bytes]:
     """Yield the values of all messages that are in a topic now, partition by partition.
 
-    Memory: what a `KafkaReader` holds. Raises what it raises.
+    ``refused`` is given what cannot be read: damaged batches, messages without a value. Memory:
+    what a `KafkaReader` holds. Raises what it raises.
     """
     reader = KafkaReader(config, [topic], say=say)
     try:
         for i in range(len(reader.partitions)):
             while (fetched := reader.fetch(i, _RECORDS)) is not None:
                 yield from fetched.messages
+                for rejected in fetched.rejected:
+                    refused(rejected)
     finally:
         reader.close()
 

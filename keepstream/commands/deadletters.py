@@ -2,9 +2,9 @@
 
 import argparse
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TextIO
+from typing import Final, TextIO
 
 from keepstream.commands.command import (
     Command,
@@ -20,6 +20,8 @@ from stream.deadletter_topic import letters_of
 from stream.deadletters import REASONS, DeadLetterFile
 from stream.kafka_peek import values_of
 from stream.source import Rejected
+
+_NAMED: Final = 20  # places of a topic that cannot be read; of more only their number is said
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -58,10 +60,21 @@ def deadletters(args: argparse.Namespace, out: TextIO) -> int:
         raise UsageError(
             "Name the folder of a run, or a --config whose topic is read: one of them."
         )
-    foreign = 0
+    foreign = unreadable = 0
     counts: Counter[str] = Counter()
     shown: list[Rejected] = []
-    for letter in _of_topic(config_of(args)) if args.config else _of_folder(args.run_folder):
+
+    def refused(what: Rejected) -> None:
+        nonlocal unreadable
+        unreadable += 1
+        if unreadable <= _NAMED:
+            where = f"offset {what.offset}"
+            detail = what.detail if what.detail.startswith("offset") else f"{where}: {what.detail}"
+            say(f"{what.partition} cannot be read at {detail} ({what.reason}).")
+
+    for letter in (
+        _of_topic(config_of(args), refused) if args.config else _of_folder(args.run_folder)
+    ):
         if letter is None:
             foreign += 1
             continue
@@ -70,6 +83,8 @@ def deadletters(args: argparse.Namespace, out: TextIO) -> int:
             shown.append(letter)
     if foreign:
         say(f"{foreign:,} messages of the topic are no dead letters: they are passed over.")
+    if unreadable > _NAMED:
+        say(f"{unreadable - _NAMED:,} more places of the topic cannot be read.")
     if args.json:
         rows = [
             {
@@ -101,14 +116,14 @@ def _of_folder(folder: Path) -> Iterable[Rejected | None]:
     return DeadLetterFile.read(path)
 
 
-def _of_topic(config: Config) -> Iterable[Rejected | None]:
+def _of_topic(config: Config, refused: Callable[[Rejected], None]) -> Iterable[Rejected | None]:
     needs_kafka(config)
     topic = config.kafka.deadletters
     if topic is None:
         raise UsageError(
             'kafka.deadletters is "off": they are in the folders of the runs. Name one of these.'
         )
-    return letters_of(values_of(config.kafka, topic, say))
+    return letters_of(values_of(config.kafka, topic, refused, say))
 
 
 COMMAND = Command("deadletters", add_arguments, deadletters)

@@ -14,6 +14,7 @@ from keepstream.commands.command import (
     say,
 )
 from keepstream.commands.topics import time_text
+from keepstream.errors import USAGE_ERRORS
 from keepstream.kafka import needs_kafka
 from keepstream.signals import Interruption
 from keepstream.standing import config_of_run, kafka_standing, run_standing, with_lag
@@ -57,7 +58,13 @@ def status(args: argparse.Namespace, out: TextIO) -> int:
     with Interruption(finishing=None) as interruption:
         interruption.then(wake.set)
         while True:
-            _show(args, out)
+            try:
+                _show(args, out)
+            except USAGE_ERRORS:  # waiting makes none of them good
+                raise
+            except KafkaError as error:  # a broker that is away comes back
+                say(f"keepstream: {error}")
+            out.flush()
             if wake.wait(args.watch):
                 return 0
             if not args.json:

@@ -1,6 +1,7 @@
 """Commands that need a broker: what they make, write, show, and say of themselves."""
 
 import json
+import re
 import signal
 import time
 
@@ -10,8 +11,9 @@ from keepstream.cli import main
 from stream.kafka_peek import values_of
 from stream.kafka_topics import Topics
 from stream.position import Partition
-from tests.keepstream.topics import World
+from tests.keepstream.topics import Said, World
 from tests.keepstream.worlds import keepstream, messages, started, told, write_log
+from tests.stream.kafka_logs import write
 
 pytestmark = pytest.mark.kafka
 
@@ -30,8 +32,23 @@ def bare(kafka, tmp_path):
 
 def lines_of(world, kind) -> list[bytes]:
     """Return the lines that a topic holds."""
-    values = values_of(world.kafka, world.names[kind])
+    refused = []
+    values = list(values_of(world.kafka, world.names[kind], refused.append))
+    assert [] == refused
     return [line for value in values for line in value.splitlines()]
+
+
+def test_what_cannot_be_read_of_the_dead_letters_is_told(world, capfd):
+    """An empty list must mean that there are none, not that they could not be read."""
+    write(world.kafka, world.letters, [{"key": b"k", "value": None}] * 22)
+
+    said = told("deadletters", "--config", world.config)
+
+    assert {"counts": {}, "letters": []} == said
+    err = capfd.readouterr().err.splitlines()
+    assert err[0].startswith(f"{world.letters}/0 cannot be read at offset 0: ")
+    assert "2 more places of the topic cannot be read." == err[20]
+    assert 21 == len(err)
 
 
 def renamed(log, world) -> None:
@@ -290,3 +307,25 @@ def test_a_status_can_be_watched(world, tmp_path):
 
     assert (0, "") == (process.returncode, err)
     assert 3 == len(seen)
+
+
+@pytest.mark.slow
+def test_a_watched_status_outlives_its_broker(broker, tmp_path):
+    """A restart of a broker is when somebody is watching."""
+    kafka = broker()
+    world = World(tmp_path, kafka.config(), 1, more="connect_s = 0.5\n")
+    command = ("status", "--config", world.config, "--watch", 0.1, "--json")
+    with started(*command) as process:
+        said = Said(process)
+        assert json.loads(process.stdout.readline())["groups"]
+        kafka.kill()
+        said.wait_for("keepstream: ")
+        kafka.start()
+        with Topics(kafka.config()) as topics:
+            topics.create(world.examples, 1)
+        deadline = time.monotonic() + 60
+        while world.examples in json.loads(process.stdout.readline())["missing"]:
+            assert time.monotonic() < deadline
+        process.send_signal(signal.SIGINT)
+        assert 0 == process.wait(20), said.lines
+    assert not re.search("Traceback|ERROR:kafka|WARNING:kafka", "".join(said.lines))

@@ -1,5 +1,6 @@
 """What a person is told when Kafka cannot be used, and what nobody is ever told: the password."""
 
+import re
 import time
 from dataclasses import replace
 
@@ -7,10 +8,11 @@ import pytest
 
 from benchmarks.broker import PASSWORD, Broker, kafka_home
 from replay.simulate import Chaos
+from stream.encode import encode_event
 from stream.kafka_topics import Topics
 from tests.conftest import NO_KAFKA
-from tests.keepstream.topics import Said, World
-from tests.keepstream.worlds import messages, started, told
+from tests.keepstream.topics import Said, World, newest_ms
+from tests.keepstream.worlds import messages, passes, started, told
 
 pytestmark = pytest.mark.kafka
 
@@ -181,11 +183,12 @@ def test_what_cannot_be_served_is_told_in_one_line(kafka, tmp_path, capfd, line,
     assert f"keepstream: {told_of['message']}\n" == capfd.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_broker_that_goes_away_is_waited_for(broker, tmp_path):
     """A trainer that ended with every restart of a broker would need a person beside it."""
     kafka = broker()
     world = World(tmp_path, kafka.config(), 1)
-    world.write(messages(1_000, chaos=Chaos()))  # no letter is sent: it is the source that waits
+    world.write(messages(1_000))
     run = ("--run", tmp_path / "run", "--set", "checkpoint.every_s=0.2")
     with started("train", "--config", world.config, "--json", *run) as process:
         said = Said(process)
@@ -194,7 +197,57 @@ def test_a_broker_that_goes_away_is_waited_for(broker, tmp_path):
         said.wait_for("waiting")
         kafka.start()
         said.wait_for("answers again")
-        world.write(messages(1_000, seed=1, chaos=Chaos()))
+        world.write(messages(1_000, seed=1))
         world.wait_until_committed(process)
         process.terminate()
         assert 0 == process.wait(60), said.lines
+    assert not re.search("Traceback|ERROR:kafka|WARNING:kafka", "".join(said.lines)), said.lines
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("then", ["it comes back", "the run is stopped"])
+def test_the_first_letter_of_a_run_may_come_while_a_broker_is_away(broker, tmp_path, then):
+    """It waits; a supervisor that stops the run meanwhile need not kill it: the file has it."""
+    kafka, run = broker(), tmp_path / "run"
+    world = World(tmp_path, kafka.config(), 1)
+    world.write(read_before_its_letters(1_500, 7))
+    slow = ("--set", "train.batch_size=1", "--set", "log.block_events=50",
+            "--set", "join.window_s=2", "--set", "order.lateness_s=1")  # fmt: skip
+    soon = ("--set", "checkpoint.every_s=0.4", "--set", "kafka.connect_s=0.4")
+    with started("train", "--config", world.config, "--run", run, *slow, *soon) as process:
+        said = Said(process)
+        wait_until(lambda: any(run.glob("checkpoints/checkpoint-*")), process)
+        kafka.kill()
+        assert {} == told("deadletters", run)["counts"]
+        wait_until(lambda: told("deadletters", run)["counts"], process)
+        if then == "it comes back":
+            kafka.start()
+            world.wait_until_committed(process)
+        process.terminate()
+        assert 0 == process.wait(30), said.lines
+
+    assert {"bad_json": 7} == told("deadletters", run)["counts"]
+    if then == "it comes back":
+        assert {"bad_json": 7} == told("deadletters", "--config", world.config)["counts"]
+    else:
+        said.wait_for("The last dead letters are in the run folder, and not in Kafka")
+
+
+def read_before_its_letters(impressions, letters):
+    """Return a log that a reader has fetched whole before it comes to the malformed lines."""
+    log = messages(impressions, chaos=Chaos())
+    shown, clicked = log
+    at = max(newest_ms(value) for value in log[shown]) + 60_000
+    event = {"impression_id": "none", "user_id": 1, "action": "click"}
+    log[shown][-1] += b"\n{" * letters  # of its time: another would lie in another segment
+    log[clicked] += [encode_event({**event, "ts": at + n}) for n in range(100)]
+    return log
+
+
+def wait_until(condition, process) -> None:
+    """Wait until something is so, while a process runs."""
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline, "it has not come so far"
+        assert process.poll() is None, "the trainer has ended"
+        passes(process, 0.02)

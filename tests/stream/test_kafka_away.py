@@ -14,11 +14,12 @@ from kafka import KafkaProducer
 
 from benchmarks.broker import Broker, kafka_home
 from stream import kafka_reader
+from stream.kafka_peek import values_of
 from stream.kafka_reader import KafkaReader
 from tests.stream.kafka_logs import make_topic, numbered, until, write
 
-SOCKETS = "ignore:unclosed <socket:ResourceWarning"  # kafka-python leaves those that fail to
-pytestmark = [pytest.mark.kafka, pytest.mark.filterwarnings(SOCKETS)]  # connect as garbage
+SOCKETS = "ignore:unclosed <socket:ResourceWarning"  # of kafka-python: those that fail to connect
+pytestmark = [pytest.mark.kafka, pytest.mark.slow, pytest.mark.filterwarnings(SOCKETS)]
 
 
 @pytest.fixture(autouse=True)
@@ -162,6 +163,9 @@ def test_damage_on_a_brokers_disk_costs_its_batches_only(own, name):
     log.write_bytes(raw)
     own.start()
 
+    refused = []
+    assert 9 == len(list(values_of(own.config(), name, refused.append)))
+    assert [3, 9] == [r.offset for r in refused]
     for unpack in (True, False):
         reader = KafkaReader(own.config(), [name], raw=unpack)
         offsets, letters = [], []

@@ -3,6 +3,7 @@ import pytest
 from stream.kafka_peek import peek, values_of
 from stream.kafka_writer import KafkaWriter
 from stream.position import Partition
+from tests.stream.kafka_logs import write
 
 pytestmark = pytest.mark.kafka
 
@@ -31,7 +32,8 @@ def test_all_that_is_in_a_topic_is_read_and_no_more(kafka, topic):
         for n in range(3_000):
             writer.append(Partition(name, n % 2), b"%d" % n)
         writer.flush()
-        values = values_of(kafka, name)
+        refused = []
+        values = values_of(kafka, name, refused.append)
         first = next(values)
         writer.append(Partition(name, 0), b"later")
         writer.append(Partition(name, 1), b"later")
@@ -40,3 +42,13 @@ def test_all_that_is_in_a_topic_is_read_and_no_more(kafka, topic):
         found = [first, *values]
 
     assert [b"%d" % n for n in (*range(0, 3_000, 2), *range(1, 3_000, 2))] == found
+    assert [] == refused
+
+
+def test_what_cannot_be_read_is_given_to_who_asks_for_the_rest(kafka, topic):
+    """A message that is left out without a word is a message lost."""
+    name, refused = topic("values"), []
+    write(kafka, name, [b"0", {"key": b"k", "value": None}, b"2"])
+
+    assert [b"0", b"2"] == list(values_of(kafka, name, refused.append))
+    assert [(1, "no_value")] == [(r.offset, r.reason) for r in refused]

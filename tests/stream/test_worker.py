@@ -22,7 +22,7 @@ from tests.stream.workers import (
     world,
 )
 
-pytestmark = pytest.mark.kafka
+pytestmark = [pytest.mark.kafka, pytest.mark.slow]
 
 
 class Worked:
