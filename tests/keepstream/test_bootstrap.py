@@ -313,6 +313,7 @@ def test_what_retention_took_from_a_topic_is_a_gap(world, place, train, tmp_path
 
 
 @pytest.mark.kafka
+@pytest.mark.slow
 def test_topics_that_grow_while_the_history_is_learned_are_read_whole(world, place, tmp_path):
     """Their new partitions come behind the history, as the old ones do."""
     _, log, half, expected = world
