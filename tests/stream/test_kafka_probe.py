@@ -4,6 +4,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -221,14 +222,17 @@ def _pass_on(front: socket.socket, port: int) -> None:
     with ours, socket.create_connection(("127.0.0.1", port)) as theirs:
 
         def answer() -> None:
-            while data := theirs.recv(4096):
-                ours.sendall(data)
+            with suppress(OSError):  # who does not trust a certificate may leave at once
+                while data := theirs.recv(4096):
+                    ours.sendall(data)
 
         back = threading.Thread(target=answer)
         back.start()
-        while data := ours.recv(4096):
-            theirs.sendall(data)
-        theirs.shutdown(socket.SHUT_RDWR)
+        with suppress(OSError):
+            while data := ours.recv(4096):
+                theirs.sendall(data)
+        with suppress(OSError):
+            theirs.shutdown(socket.SHUT_RDWR)
         back.join()
 
 
