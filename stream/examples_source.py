@@ -11,17 +11,17 @@ from stream.events import EventSchema
 from stream.example_blocks import ExampleRecord, read_examples
 from stream.kafka import KafkaConfig
 from stream.kafka_reader import KafkaReader
-from stream.position import Partition, Position
+from stream.position import Position
 from stream.source import Block
+from stream.topic_source import TopicSource
 
 IDLE_S: Final = 60.0  # workers take over from one that died within seconds, and write every second
-_POLL_S: Final = 0.1  # how soon new examples are seen
 _FETCH_BYTES: Final = 4 << 20  # of records decoded at once: some 16,384 examples
 _FIRST_RECORDS: Final = 4  # until their size is known: some 2 MB where they are full
 _MOST_RECORDS: Final = 1024  # where they are small
 
 
-class ExamplesSource:
+class ExamplesSource(TopicSource):
     """Reads a topic of examples; its blocks are of `ExampleColumns`, with their progress.
 
     As `KafkaSource` it joins no group: any number of trainers read the topic, each by positions
@@ -51,59 +51,29 @@ class ExamplesSource:
         at its end, has no worker, and holds the others back no longer. ``until_end``: it is read up
         to its end only, and one without any record holds nothing back: no worker is waited for.
         """
-        self._schema = schema
         self._position = position or Position()
-        self._follow = follow
         self._idle_s = idle_s
         self._until_end = until_end
         self._rule = BlockRule(block_events=block_events)
-        self._reader = KafkaReader(
+        reader = KafkaReader(
             config, [topic], position=position, follow=follow, start_ms=start_ms,
             topic_ids=topic_ids, say=say,
         )  # fmt: skip
+        super().__init__(reader, schema, follow=follow)
 
-    @property
-    def partitions(self) -> tuple[Partition, ...]:
-        """Those of the topic, sorted."""
-        return self._reader.partitions
-
-    @property
-    def schema(self) -> EventSchema:
-        """What of its examples is read."""
-        return self._schema
-
-    @property
-    def topic_ids(self) -> dict[str, str]:
-        """The id of the topic: one that is deleted and created anew has another."""
-        return self._reader.topic_ids
-
-    @property
-    def grown(self) -> bool:
-        """Whether reading ended because the topic has more partitions now."""
-        return self._reader.grown
-
-    def __iter__(self) -> Iterator[Block]:
-        """Yield blocks from the position it was opened at, until the end or `close`; once."""
+    def _blocks(self, wait: Callable[[], bool] | None) -> Iterator[Block]:
         reader = self._reader
-        blocks = read_examples(
+        return read_examples(
             reader.partitions,
             [_Log(reader, i) for i in range(len(reader.partitions))],
             self._schema,
             self._position,
             self._rule,
-            wait=(lambda: reader.wait(_POLL_S)) if self._follow else None,
+            wait=wait,
             clock=time.monotonic,
             idle_s=self._idle_s,
             until_end=self._until_end,
         )
-        for block in blocks:
-            yield block
-            if reader.is_over:
-                return
-
-    def close(self) -> None:
-        """End the reading, also from another thread and while it waits; idempotent."""
-        self._reader.close()
 
 
 class _Log:

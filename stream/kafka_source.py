@@ -1,7 +1,6 @@
 """Reads impressions and feedback from Kafka, to its end or following it as it grows."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Final
 
 from stream.blocks import BLOCK_EVENTS, BlockRule, read_blocks
 from stream.decode import Decoder
@@ -10,11 +9,10 @@ from stream.kafka import KafkaConfig, KafkaError
 from stream.kafka_reader import KafkaReader
 from stream.position import Partition, Position
 from stream.source import Block
+from stream.topic_source import TopicSource
 
-_POLL_S: Final = 0.1  # how often a source says that it is idle
 
-
-class KafkaSource:
+class KafkaSource(TopicSource):
     """Reads topics of Kafka, each partition on its own, the one furthest behind first.
 
     Positions are the caller's; no group is joined. A broker that is away is waited for, and never
@@ -52,51 +50,21 @@ class KafkaSource:
                 "A topic that is followed has no end in time, as late events may always come: "
                 "leave out until_ms, or do not follow."
             )
-        self._schema = schema
         self._position = position or Position()
-        self._follow = follow
         self._rule = BlockRule(block_events=block_events, from_ms=from_ms, until_ms=until_ms)
-        self._reader = KafkaReader(
+        reader = KafkaReader(
             config, topics, partitions=partitions, position=position, follow=follow,
             start_ms=start_ms, topic_ids=topic_ids, raw=raw, say=say,
         )  # fmt: skip
+        super().__init__(reader, schema, follow=follow)
 
-    @property
-    def partitions(self) -> tuple[Partition, ...]:
-        """Those that are read, sorted."""
-        return self._reader.partitions
-
-    @property
-    def schema(self) -> EventSchema:
-        """What its events carry."""
-        return self._schema
-
-    @property
-    def topic_ids(self) -> dict[str, str]:
-        """The id of each topic: one that is deleted and created anew has another."""
-        return self._reader.topic_ids
-
-    @property
-    def grown(self) -> bool:
-        """Whether reading ended because a topic has more partitions now."""
-        return self._reader.grown
-
-    def __iter__(self) -> Iterator[Block]:
-        """Yield blocks from the position it was opened at, until the end or `close`; once."""
+    def _blocks(self, wait: Callable[[], bool] | None) -> Iterator[Block]:
         reader = self._reader
-        blocks = read_blocks(
+        return read_blocks(
             reader.partitions,
             reader.logs,
             Decoder(self._schema),
             self._position,
             self._rule,
-            (lambda: reader.wait(_POLL_S)) if self._follow else None,
+            wait,
         )
-        for block in blocks:
-            if reader.is_over:  # what it then says of ends and idleness is not so
-                return
-            yield block
-
-    def close(self) -> None:
-        """End the reading, also from another thread and while it waits; idempotent."""
-        self._reader.close()

@@ -6,21 +6,18 @@ VLDB 2015. All times are event time, epoch milliseconds.
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit
 
 from stream.events import EventColumns, EventSchema
 from stream.held import HeldEvents
+from stream.orderkernel import ACCEPTED, IN_DOUBT, REFUSED, place_events
+from stream.orderkernel import NEVER as NEVER
 from stream.position import Offset, Partition
 from stream.source import Block, Rejected
 from stream.state import State
-
-NEVER: Final = -(1 << 62)  # the clock of a partition that has brought nothing
-
-_REFUSED, _ACCEPTED, _IN_DOUBT = 0, 1, 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,8 +147,8 @@ class EventTimeOrder:
             gone[: len(self._doubted)] = self._gone
             events = EventColumns.concat([self._doubted, events])
         at = events.ts.copy()
-        verdict = np.full(len(events), _ACCEPTED, np.uint8)
-        late, after_idle, doubted = _place(
+        verdict = np.full(len(events), ACCEPTED, np.uint8)
+        late, after_idle, doubted = place_events(
             events.partition,
             events.ts,
             gone,
@@ -165,10 +162,10 @@ class EventTimeOrder:
         self.after_idle += after_idle
         events = events.with_at(at)
         if len(self._doubted) or doubted or not verdict.all():
-            refused = events.take((verdict == _REFUSED) & ~gone)
-            self._doubted = events.take(verdict == _IN_DOUBT)
-            self._gone = gone[verdict == _IN_DOUBT]
-            events = events.take((verdict == _ACCEPTED) & ~gone)
+            refused = events.take((verdict == REFUSED) & ~gone)
+            self._doubted = events.take(verdict == IN_DOUBT)
+            self._gone = gone[verdict == IN_DOUBT]
+            events = events.take((verdict == ACCEPTED) & ~gone)
             self.jumps += len(refused)
             self._held.add(events)
             return tuple(self._rejections(refused))
@@ -287,116 +284,3 @@ class EventTimeOrder:
     def reopen(self) -> None:
         """Forget which partitions had ended: their logs are opened anew, and may have grown."""
         self._ended[:] = False
-
-
-@njit(cache=True, nogil=True)
-def _place(
-    partition: npt.NDArray[np.int16],
-    ts: npt.NDArray[np.int64],
-    gone: npt.NDArray[np.bool_],  # had their turn while in doubt: they move clocks only
-    clocks: npt.NDArray[np.int64],  # (partitions,), moved on in place
-    ended: npt.NDArray[np.bool_],
-    limits: npt.NDArray[np.int64],  # lateness, max jump, confirmations, watermark
-    at: npt.NDArray[np.int64],  # out, `ts` before
-    verdict: npt.NDArray[np.uint8],  # out, `_ACCEPTED` throughout before
-) -> tuple[int, int, int]:
-    """Place every event by its partition's clock; count late, after idle, in doubt."""
-    lateness, max_jump, confirmations, watermark = limits[0], limits[1], limits[2], limits[3]
-    run = np.zeros((clocks.size, confirmations), np.int64)  # first events, or a run of jumps
-    length = np.zeros(clocks.size, np.int64)
-    decided = np.zeros(confirmations, np.int64)  # the events whose turn it is, one or the first
-    late = after_idle = 0
-    for i in range(ts.size + clocks.size):  # every event, then the end of every partition
-        n, start = 1, NEVER
-        if i < ts.size:
-            p = int(partition[i])
-            decided[0] = i
-            if clocks[p] == NEVER:
-                run[p, length[p]] = i
-                length[p] += 1
-                verdict[i] = _IN_DOUBT
-                start = _agreed(ts, run[p], length[p], max_jump)
-                if start == NEVER and length[p] < confirmations:
-                    continue
-        else:
-            p = i - ts.size
-            if clocks[p] != NEVER or not ended[p]:
-                continue
-        if clocks[p] == NEVER:  # the partition begins: its first events are judged together
-            n = length[p]
-            if start == NEVER:
-                start = _commonest(ts, run[p], n)
-            decided[:n] = run[p, :n]
-            length[p] = 0
-        for m in range(n):
-            j = decided[m]
-            if start != NEVER and ts[j] - start > max_jump:
-                verdict[j] = _REFUSED
-                continue
-            members = 1
-            if clocks[p] != NEVER and ts[j] - clocks[p] > max_jump:
-                if length[p] > 0 and abs(ts[j] - ts[run[p, 0]]) > max_jump:
-                    for k in range(length[p]):  # it disagrees: a new run
-                        verdict[run[p, k]] = _REFUSED
-                    length[p] = 0
-                run[p, length[p]] = j
-                length[p] += 1
-                if length[p] < confirmations:
-                    verdict[j] = _IN_DOUBT
-                    continue
-                members = length[p]  # confirmed: a gap in the traffic, not a wrong clock
-            else:
-                for k in range(length[p]):
-                    verdict[run[p, k]] = _REFUSED
-            for k in range(members):
-                e = j if members == 1 else run[p, k]
-                verdict[e] = _ACCEPTED
-                if not gone[e]:
-                    place = ts[e]
-                    if clocks[p] != NEVER and place < clocks[p] - lateness:
-                        place = clocks[p] - lateness
-                        late += 1
-                    if place < watermark:
-                        place = watermark
-                        after_idle += 1
-                    at[e] = place
-                clocks[p] = max(clocks[p], ts[e])
-            length[p] = 0
-
-    doubted = 0
-    for p in range(clocks.size):
-        for k in range(length[p]):
-            if ended[p]:
-                verdict[run[p, k]] = _REFUSED
-        if not ended[p]:
-            doubted += length[p]
-    return late, after_idle, doubted
-
-
-@njit(cache=True, nogil=True)
-def _agreed(ts: npt.NDArray[np.int64], first: npt.NDArray[np.int64], n: int, max_jump: int) -> int:
-    """Return the latest time that the last of ``n`` first events confirms, `NEVER` if none.
-
-    Events of one time do not confirm each other: one request, of one clock, has many.
-    """
-    newest = ts[first[n - 1]]
-    start = NEVER
-    for k in range(n - 1):
-        other = ts[first[k]]
-        if other != newest and abs(other - newest) <= max_jump:
-            start = max(start, newest, other)
-    return start
-
-
-@njit(cache=True, nogil=True)
-def _commonest(ts: npt.NDArray[np.int64], first: npt.NDArray[np.int64], n: int) -> int:
-    """Return the time that most of ``n`` first events have, the earliest of several."""
-    start, most = NEVER, 0
-    for k in range(n):
-        same = 0
-        for m in range(n):
-            if ts[first[m]] == ts[first[k]]:
-                same += 1
-        if same > most or (same == most and ts[first[k]] < start):
-            start, most = ts[first[k]], same
-    return start

@@ -167,3 +167,16 @@ def test_a_topic_that_grows_ends_the_reading(kafka, topic, opened):
     again = opened(name, position=position)
     assert 2 == len(again.partitions)
     assert [0, 1] == numbers(again)
+
+
+def test_a_reading_that_is_broken_off_tells_of_no_end(kafka, topic, opened):
+    """A trainer that is stopped half-way must not settle the order as if its log had ended."""
+    name = topic("examples", 2)
+    for partition in (0, 1):
+        write(kafka, name, *(record(i, 10) for i in range(0, 300, 10)), partition=partition)
+    source = opened(name, block_events=5)
+    blocks = iter(source)
+    next(blocks)
+    source.close()
+
+    assert not any(block.ended for block in blocks)
