@@ -166,9 +166,8 @@ class Group:
             starting.cancel()
             crashed.cancel()
             await asyncio.gather(starting, crashed, committing, return_exceptions=True)
-        reason = ending.result() if ending.done() else None
-        if reason is None and app.crashed:
-            reason = app.crash_reason
+        # What Faust cancels as it stops it may call a crash: no matter where a signal ended it.
+        reason = ending.result() if ending.done() else app.crash_reason
         if reason is not None:
             raise reason
 

@@ -118,6 +118,8 @@ class JoinWork:
                         output.come_from(self._inputs)
                         if numbers:
                             self._follow(numbers, output)
+                        else:
+                            self._wait_for_others_than(numbers)
                     except (KafkaUnreachable, PartitionsDiffer) as error:
                         self._wait_after(error)  # all was well when this worker started
                 output.flush()  # in vain where a broker is away: the next worker writes it
@@ -132,6 +134,10 @@ class JoinWork:
             self._changed.notify_all()
             self._changed.wait_for(lambda: self._stopping or self._wanted is not None)
             return None if self._stopping else self._wanted
+
+    def _wait_for_others_than(self, numbers: frozenset[int]) -> None:
+        with self._changed:
+            self._changed.wait_for(lambda: self._stopping or self._wanted != numbers)
 
     def _wait_after(self, error: Exception) -> None:
         if str(error) != self._told:

@@ -247,7 +247,8 @@ class Deployed:
         """Wait until all is joined, and stop everything, as a supervisor does."""
         wait_until_joined(self.kafka, self.log.last_ms, seconds)
         codes = {name: self.fleet.stop(name) for name in self.names}
-        assert dict.fromkeys(codes, 0) == codes
+        failed = {name: self.fleet.said(name)[-2000:] for name, code in codes.items() if code}
+        assert {} == failed
         assert [] == self.fleet.failed
 
     def train(self, *arguments: object, run: str) -> dict:

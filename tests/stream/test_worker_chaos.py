@@ -2,6 +2,7 @@ import json
 import os
 import random
 import signal
+import time
 import urllib.request
 
 import pytest
@@ -64,6 +65,22 @@ def test_workers_come_and_go(kafka, topic, tmp_path):
 
     assert wanted == read(kafka, here).examples
     assert {1} == set(read(kafka, here).times.values())
+
+
+def test_a_worker_without_partitions_waits_and_ends_well(kafka, topic, tmp_path):
+    """More workers than partitions is ordinary: it must cost nothing, and stopping is no error."""
+    here = world(topic, partitions=1)
+    config = here.config(kafka)
+
+    with processes() as running:
+        running += [Process(config, tmp_path, name) for name in ("one", "two", "three")]
+        for worker in running:
+            worker.wait_for("assigned: ")
+        time.sleep(1.0)  # long enough for one that goes round and round to say so often
+        assert [0, 0, 0] == [worker.stop()[0] for worker in running]
+        said = [worker.said().count("assigned: none") for worker in running]
+
+    assert max(said) <= 4, said  # once an assignment: who comes and goes makes a few
 
 
 def test_killed_workers_write_what_undisturbed_ones_do(kafka, topic, tmp_path):
