@@ -78,7 +78,7 @@ def test_a_worker_without_partitions_waits_and_ends_well(kafka, topic, tmp_path)
             worker.wait_for("assigned: ")
         time.sleep(1.0)  # long enough for one that goes round and round to say so often
         assert [0, 0, 0] == [worker.stop()[0] for worker in running]
-        said = [worker.said().count("assigned: none") for worker in running]
+        said = [worker.said.count("assigned: none") for worker in running]
 
     assert max(said) <= 4, said  # once an assignment: who comes and goes makes a few
 
