@@ -20,6 +20,8 @@ from stream.order import OrderConfig
 from trainer.checkpoint import CheckpointConfig
 from trainer.features import FeatureConfig
 from trainer.idmap import IdMapConfig
+from trainer.knowledge_config import RESULTS as OF_KNOWLEDGE
+from trainer.knowledge_config import KnowledgeConfig
 from trainer.learner_config import LearnerConfig
 from trainer.metrics import MetricsConfig
 from trainer.rehearsal import RehearsalConfig
@@ -30,6 +32,8 @@ ELSEWHERE = ("log", "kafka", "checkpoint")  # tables of where things lie: they c
 T = TypeVar("T")
 
 _NO_SETTINGS = (PASSWORD, "KEEPSTREAM_TEST_BOOTSTRAP")  # the second is the tests' own
+_LATER = (("train", "tasks"), ("model", "task_weight"))  # keys that old runs know nothing of: at
+# their defaults they change no digest
 _INPUT_KEYS = ("columns", "feedback", "features", "sort")  # their content is replay/mapping's
 
 
@@ -47,6 +51,7 @@ class TrainConfig:
     positive_at: Literal["deadline", "click"] = (
         "deadline"  # or "click": learn a positive as soon as it is known
     )
+    tasks: tuple[str, ...] = ()  # actions that a model of several tasks learns beside the label
     pending_rows_in_memory: int = 1_000_000  # waiting rows beyond it go to a scratch file
 
     def __post_init__(self) -> None:
@@ -89,6 +94,7 @@ class Config:
     model: LearnerConfig = field(default_factory=LearnerConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     rehearsal: RehearsalConfig = field(default_factory=RehearsalConfig)
+    knowledge: KnowledgeConfig = field(default_factory=KnowledgeConfig)
     metrics: MetricsConfig = field(default_factory=MetricsConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
 
@@ -109,8 +115,18 @@ class Config:
                     f'[join] window_s = {self.join.window_s:g}: with positive_at = "click" a '
                     "request is whole only after the window. Raise request_hold_s."
                 )
+        if len(self.actions) > 8:
+            raise ValueError(
+                f"[join] label_actions and [train] tasks name {len(self.actions)} actions, and at "
+                "most 8 are read: leave some out"
+            )
         if self.metrics.arms != MetricsConfig().arms:
             raise ValueError("[metrics] arms are not for the configuration: leave them out")
+
+    @property
+    def actions(self) -> tuple[str, ...]:
+        """The actions that are read: those that make a positive, then the other tasks."""
+        return tuple(dict.fromkeys((*self.join.label_actions, *self.train.tasks)))
 
     def as_tables(self) -> dict[str, Any]:
         """Return the whole configuration, defaults included, as JSON-ready tables."""
@@ -120,11 +136,20 @@ class Config:
             if (value := getattr(self, f.name)) is not None
         }
 
-    def digest(self) -> str:
-        """Return the digest of what decides the result: not where things lie or how often saved."""
-        tables = self.as_tables()
+    def digest(self, *, knowledge: bool = True) -> str:
+        """Return the digest of what decides the result: not where things lie or how often saved.
+
+        Without ``knowledge`` it is that of the same configuration without any.
+        """
+        tables, defaults = self.as_tables(), Config().as_tables()
+        said = tables.pop("knowledge")
         for name in ELSEWHERE:
             del tables[name]
+        for table, key in _LATER:
+            if key in defaults[table] and tables[table][key] == defaults[table][key]:
+                del tables[table][key]
+        if knowledge and self.knowledge.used:
+            tables["knowledge"] = {key: said[key] for key in OF_KNOWLEDGE}
         return xxh3_128(orjson.dumps(tables, option=orjson.OPT_SORT_KEYS)).hexdigest()
 
 

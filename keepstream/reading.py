@@ -19,4 +19,4 @@ def feature_schema(config: Config) -> FeatureSchema:
 
 def event_schema(config: Config) -> EventSchema:
     """Return what the events of a configuration carry."""
-    return feature_schema(config).event_schema(config.join.label_actions)
+    return feature_schema(config).event_schema(config.actions)

@@ -1,0 +1,50 @@
+"""Which knowledge a trainer uses, and how: without torch and without the store."""
+
+from dataclasses import dataclass
+from typing import Final, Literal, get_args
+
+Mode = Literal["none", "gated", "add", "concat"]
+Follow = Literal["current", "history"]
+
+RESULTS: Final = ("plug", "kinds", "layers", "category")  # keys that decide the result
+MATCH: Final = "match"  # a kind that no store has: a plug computes it, user ⊙ item
+
+
+@dataclass(frozen=True, kw_only=True)
+class KnowledgeConfig:
+    """Where the vectors of an extractor lie, and what the model does with them."""
+
+    store: str = ""  # the folder of their generations; empty: no knowledge
+    plug: Mode = "gated"  # what changes nothing until it has learned to; "none": no knowledge
+    kinds: tuple[str, ...] = ()  # empty: all that the generations hold
+    layers: tuple[int, ...] = (0,)  # hidden layers that are plugged: the first sees all inputs
+    category: str = ""  # id feature for kind "interaction"; empty: the clusters of the store
+    follow: Follow | None = None  # None: train follows what is activated, replay the store's past
+    watch_s: float = 5.0  # wall time between two looks for a new activation: a look costs 0.1 ms
+    cache_mb: int = 256  # vectors kept in memory: 2 million of 64 float16
+
+    def __post_init__(self) -> None:
+        if self.plug not in get_args(Mode):
+            raise ValueError(f"plug = {self.plug!r} is one of {', '.join(get_args(Mode))}")
+        if self.follow not in (None, *get_args(Follow)):
+            raise ValueError(f"follow = {self.follow!r} is one of {', '.join(get_args(Follow))}")
+        if self.watch_s < 0 or self.cache_mb < 1:
+            raise ValueError("watch_s must be 0 or more and cache_mb at least 1")
+        if not self.layers or min(self.layers) < 0:
+            raise ValueError("layers must name at least one hidden layer, from 0")
+        for names in (self.kinds, self.layers):
+            if len(set(names)) < len(names):
+                raise ValueError(f"{list(names)} names one twice")
+
+    @property
+    def used(self) -> bool:
+        """Whether a model gets any knowledge."""
+        return bool(self.store) and self.plug != "none"
+
+    @property
+    def looked_up(self) -> tuple[str, ...]:
+        """The kinds that must be looked up; empty: all that there are."""
+        names = [name for name in self.kinds if name != MATCH]
+        if MATCH in self.kinds:
+            names += [name for name in ("user", "item") if name not in names]
+        return tuple(names)
