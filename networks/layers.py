@@ -2,7 +2,7 @@
 
 # B examples, F id fields, E embedding width, L history length, D numbers, X flat width
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 
 import torch
@@ -14,8 +14,8 @@ from networks.inputs import Inputs
 class Tower(nn.Module):
     """Fully connected hidden layers with ReLU; without any it returns what it is given.
 
-    `hidden` is the room for what adds to a layer's pre-activation: a subclass that overrides it
-    reaches every hidden layer, and no tensor changes its shape.
+    `hidden` is the room for what adds to a layer's pre-activation: a plug, or a subclass that
+    overrides it, reaches every hidden layer, and no tensor changes its shape.
     """
 
     def __init__(self, width: int, hidden: Sequence[int]) -> None:
@@ -24,11 +24,12 @@ class Tower(nn.Module):
         widths = [width, *hidden]
         self.layers = nn.ModuleList(nn.Linear(i, o) for i, o in pairwise(widths))
         self.width = widths[-1]
+        self.plugged: Callable[[int, Tensor, Tensor], Tensor] | None = None  # see networks.plug
 
     def hidden(self, i: int, x_BX: Tensor) -> Tensor:
         """Return the pre-activations (B, width of layer i) of hidden layer ``i``."""
         pre_BX: Tensor = self.layers[i](x_BX)
-        return pre_BX
+        return pre_BX if self.plugged is None else self.plugged(i, x_BX, pre_BX)
 
     def forward(self, x_BX: Tensor) -> Tensor:
         """Return the last hidden layer's activations."""

@@ -12,6 +12,7 @@ class ModelShape:
     sequence_targets: tuple[int | None, ...]  # index of the id field it holds; None: compares none
     numbers: tuple[str, ...]  # D names
     embedding_width: int
+    knowledge: tuple[tuple[str, int], ...] = ()  # (kind, width): the vectors examples carry
 
     def __post_init__(self) -> None:
         targets = [t for t in self.sequence_targets if t is not None]
@@ -22,11 +23,21 @@ class ModelShape:
                 f"sequence_targets {self.sequence_targets} do not fit {len(self.sequences)} "
                 f"sequences and {len(self.id_fields)} id fields: give one index (or None) for each."
             )
+        kinds = [kind for kind, width in self.knowledge if width > 0]
+        if len(set(kinds)) < len(self.knowledge):
+            raise ValueError(
+                f"knowledge {self.knowledge}: name each kind once, with a width of 1 or more."
+            )
 
     @property
     def sequence_width(self) -> int:
         """The elements of all sequences of an example, side by side."""
         return sum(length for _, length in self.sequences)
+
+    @property
+    def knowledge_width(self) -> int:
+        """K: the vectors of all kinds, side by side."""
+        return sum(width for _, width in self.knowledge)
 
     @property
     def flat_width(self) -> int:

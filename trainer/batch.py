@@ -1,6 +1,6 @@
 """A batch of examples, as the learner takes it."""
 
-# B examples, F id fields, L list positions (all sequences), D numbers
+# B examples, F id fields, L list positions (all sequences), D numbers, K knowledge width, J kinds
 
 from dataclasses import dataclass
 
@@ -22,6 +22,9 @@ class Batch:
     label: npt.NDArray[np.float32]  # (B,), 0 or 1
     request: npt.NDArray[np.uint64]  # (B,): what the listwise loss compares within
     fresh: int  # leading examples that are new
+    knowledge: npt.NDArray[np.float16] | npt.NDArray[np.float32] | None = None  # (B, K)
+    known: npt.NDArray[np.bool_] | None = None  # (B, J): which kinds an example has
+    actions: npt.NDArray[np.uint8] | None = None  # (B,), bits over EventSchema.actions
 
     def __len__(self) -> int:
         return self.label.size

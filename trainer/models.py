@@ -13,6 +13,8 @@ from networks.deepfm import DeepFM
 from networks.din import Din
 from networks.inputs import Inputs
 from networks.mlp import Mlp
+from networks.plug import Plug, find_tower
+from networks.plug_config import PlugConfig, PlugError
 from networks.shape import ModelShape
 from trainer.errors import ModelError
 
@@ -28,7 +30,7 @@ OURS: Final = frozenset(
         "networks",
     ]
 )
-
+MAX_TASKS: Final = 8  # bits of `Batch.actions`
 
 ModelFactory = Callable[..., nn.Module]
 """``factory(shape: ModelShape, hidden=…, **options)``: a module, ``forward(inputs) → logit_B``.
@@ -36,6 +38,9 @@ ModelFactory = Callable[..., nn.Module]
 ``options`` are what the configuration's ``options`` table holds. A model has one mode: it is never
 switched to ``eval()``, so what differs in training (dropout, statistics of the batch) has no place
 in it. `trainer.checks.check_model` tells whether a model keeps this.
+
+A model of several tasks has ``tasks`` > 1 and ``task_logits(inputs) → (B, tasks)``, of which
+``forward`` gives column 0, the click; column t > 0 learns bit t of `Batch.actions`.
 """
 
 SHIPPED: Final[dict[str, ModelFactory]] = {
@@ -126,15 +131,75 @@ def load_model(
         raise ModelError(
             f"{name}: 2 examples gave {what}, not float32 (2,): return one logit an example."
         )
+    if (tasks := tasks_of(network)) > 1:
+        _try_tasks(name, network, shape, tasks, logit)
     return network
 
 
+def tasks_of(network: nn.Module) -> int:
+    """Return how many tasks a model has: 1 unless it says otherwise."""
+    return int(getattr(network, "tasks", 1))
+
+
+def _try_tasks(
+    name: str, network: nn.Module, shape: ModelShape, tasks: int, logit_B: Tensor
+) -> None:
+    if tasks > MAX_TASKS:
+        raise ModelError(
+            f"{name}: has {tasks} tasks, and events tell {MAX_TASKS} actions apart: have fewer."
+        )
+    task_logits: Any = getattr(network, "task_logits", None)
+    with torch.no_grad():
+        answer = task_logits(blank(shape, 2)) if callable(task_logits) else None
+    if not (isinstance(answer, Tensor) and answer.shape == (2, tasks)):
+        raise ModelError(
+            f"{name}: has {tasks} tasks, but no task_logits(inputs) that gives 2 examples "
+            f"(2, {tasks}) logits: write one."
+        )
+    if not torch.allclose(answer[:, 0], logit_B, rtol=1e-4, atol=1e-5):
+        raise ModelError(
+            f"{name}: column 0 of task_logits(inputs) differs from forward(inputs): the first task "
+            "is the click, let forward return it."
+        )
+
+
+def plug_into(network: nn.Module, config: PlugConfig, shape: ModelShape, *, seed: int) -> Plug:
+    """Build the plug of a model and try it on two blank examples.
+
+    Raises:
+        ModelError: the plug does not fit what examples carry, or the model has no such layer.
+
+    """
+    name = type(network).__name__
+    try:
+        plug = Plug(config, shape, find_tower(network), seed=seed)
+    except PlugError as error:
+        raise ModelError(f"{name}: {error}") from error
+    examples = blank(shape, 2)
+    try:
+        with torch.no_grad(), plug.fed(examples):
+            network(examples)
+    except RuntimeError as error:  # torch's word for shapes that do not fit
+        raise ModelError(
+            f"{name}: its Tower is not given one row an example ({error}): name `tower` the one "
+            'that is, or plug "concat" or "none".'
+        ) from error
+    if unreached := plug.unreached():
+        raise ModelError(
+            f"{name}: hidden layers {unreached} of its Tower were not passed through: call the "
+            'tower, and super().hidden() where you override it; or plug "concat" or "none".'
+        )
+    return plug
+
+
 def blank(shape: ModelShape, examples: int) -> Inputs:
-    """Return ``examples`` inputs without any id, element or number."""
+    """Return ``examples`` inputs without any id, element, number or knowledge."""
     width = shape.embedding_width
     return Inputs(
         ids_BFE=torch.zeros(examples, len(shape.id_fields), width),
         sequences_BLE=tuple(torch.zeros(examples, n, width) for _, n in shape.sequences),
         masks_BL=tuple(torch.zeros(examples, n, dtype=torch.bool) for _, n in shape.sequences),
         numbers_BD=torch.zeros(examples, len(shape.numbers)),
+        knowledge_BK=torch.zeros(examples, shape.knowledge_width) if shape.knowledge else None,
+        known_BJ=torch.zeros(examples, len(shape.knowledge)) if shape.knowledge else None,
     )
