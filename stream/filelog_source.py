@@ -7,7 +7,7 @@ from typing import Final
 
 import numpy as np
 
-from stream.blocks import BLOCK_EVENTS, BlockRule, Fetched, read_blocks
+from stream.blocks import BLOCK_EVENTS, BlockRule, Decodes, Fetched, read_blocks
 from stream.deadletters import RAW_BYTES
 from stream.decode import Decoder
 from stream.events import EventSchema
@@ -52,7 +52,9 @@ class FileLogSource:
         from_ms: int | None = None,
         until_ms: int | None = None,
         block_events: int = BLOCK_EVENTS,
+        decoder: Decodes | None = None,
     ) -> None:
+        """Open it. ``decoder``: of its messages, in place of the schema's."""
         if follow and until_ms is not None:
             raise LogError(
                 "A log that is followed has no end in time, as late events may always come: leave "
@@ -66,6 +68,7 @@ class FileLogSource:
         self._position = position or Position()
         self._follow = follow
         self._rule = BlockRule(block_events=block_events, from_ms=from_ms, until_ms=until_ms)
+        self._decoder = decoder
         self._closed = threading.Event()
 
     @property
@@ -91,7 +94,7 @@ class FileLogSource:
         blocks = read_blocks(
             self._partitions,
             logs,
-            Decoder(self._schema),
+            self._decoder or Decoder(self._schema),
             self._position,
             self._rule,
             self._wait if self._follow else None,

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
-from stream.blocks import BLOCK_EVENTS, BlockRule, read_blocks
+from stream.blocks import BLOCK_EVENTS, BlockRule, Decodes, read_blocks
 from stream.decode import Decoder
 from stream.events import EventSchema
 from stream.kafka import KafkaConfig, KafkaError
@@ -37,6 +37,7 @@ class KafkaSource(TopicSource):
         topic_ids: Mapping[str, str] | None = None,
         block_events: int = BLOCK_EVENTS,
         raw: bool = True,
+        decoder: Decodes | None = None,
         say: Callable[[str], None] = lambda line: None,
     ) -> None:
         """Open it: all partitions of ``topics``, or only some ``partitions`` of them.
@@ -44,6 +45,7 @@ class KafkaSource(TopicSource):
         ``start_ms``: a partition that ``position`` does not name begins with the first message
         whose time, as its producer gave it, is no earlier. ``topic_ids``: as an earlier source's;
         a topic with another id is refused. Without ``follow`` it ends where the topics end now.
+        ``decoder``: of its messages, in place of the schema's.
         """
         if follow and until_ms is not None:
             raise KafkaError(
@@ -51,6 +53,7 @@ class KafkaSource(TopicSource):
                 "leave out until_ms, or do not follow."
             )
         self._position = position or Position()
+        self._decoder = decoder
         self._rule = BlockRule(block_events=block_events, from_ms=from_ms, until_ms=until_ms)
         reader = KafkaReader(
             config, topics, partitions=partitions, position=position, follow=follow,
@@ -63,7 +66,7 @@ class KafkaSource(TopicSource):
         return read_blocks(
             reader.partitions,
             reader.logs,
-            Decoder(self._schema),
+            self._decoder or Decoder(self._schema),
             self._position,
             self._rule,
             wait,
