@@ -1,0 +1,79 @@
+"""The vectors that are asked for most, in memory, by compiled look-ups."""
+
+from collections.abc import Callable
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from knowledge_store import cachekernel as kernel
+from knowledge_store.kinds import Kind
+from stream.table import capacity_for
+
+U64 = npt.NDArray[np.uint64]
+Bools = npt.NDArray[np.bool_]
+Array = npt.NDArray[Any]
+Fetch = Callable[[U64], tuple[Array, Bools]]  # distinct ids (m,) → vectors (m, W), present (m,)
+
+CACHE_BYTES: Final = 256 << 20  # for all kinds: 1.8 million vectors of 64 float16
+_WAYS_A_ROW: Final = 1.25  # sets fill unevenly, and absent ids take ways without rows
+
+
+class HotCache:
+    """A bounded cache of one kind's vectors, and of which ids have none.
+
+    Memory: ``max_bytes``, taken as it fills but for a sixth; nothing where it is 0. One thread at
+    a time.
+    """
+
+    def __init__(self, kind: Kind, max_bytes: int = CACHE_BYTES) -> None:
+        if max_bytes < 0:
+            raise ValueError(f"max_bytes is {max_bytes}. Set it to 0 (no cache) or more.")
+        self.kind = kind
+        self.asked = 0  # look-ups
+        self.missed = 0  # distinct ids that were fetched
+        a_row = kind.bytes + 4 + _WAYS_A_ROW * kernel.SET_BYTES / kernel.WAYS
+        self._limit = int(max_bytes / a_row)
+        sets = int(self._limit * _WAYS_A_ROW / kernel.WAYS)
+        if sets == 0:
+            self._limit = 0
+        table = np.empty((max(sets, 1), kernel.SET_BYTES // 8), np.uint64)
+        table.fill(0)  # in memory now: else each of the first look-ups waits for a page
+        self._keys, self._rows, self._ranks = table, table.view(np.int32), table.view(np.uint8)
+        self._vectors = np.empty((self._limit, kind.bytes // 2), np.uint16)
+        self._spare = np.empty(self._limit, np.int32)
+        self._counts = np.zeros(kernel.COUNTS, np.int64)
+
+    def __len__(self) -> int:
+        """Vectors that it holds."""
+        return int(self._counts[kernel.NEXT] - self._counts[kernel.SPARE])
+
+    def get(self, ids: U64, fetch: Fetch) -> tuple[Array, Bools]:
+        """Return the vectors (n, W) of ``ids`` (n,), and which are present (n,); absent are zeros.
+
+        ``fetch`` is given, at once and each once, the ids that are not known; id 0 is never asked.
+        """
+        ids = np.ascontiguousarray(ids, np.uint64)
+        n = ids.size
+        self.asked += n
+        values = np.empty((n, self.kind.bytes // 2), np.uint16)
+        present = np.empty(n, np.bool_)
+        missed_at = np.empty(n, np.int64)
+        missed = np.empty(n, np.uint64)
+        seen = np.full(capacity_for(2 * n), -1, np.int32)
+        count = kernel.look_up(
+            self._keys, self._rows, self._ranks, self._vectors, ids,
+            values, present, missed_at, missed, seen,
+        )  # fmt: skip  # by topic
+        if count:
+            self.missed += count
+            missed = missed[:count]
+            found, there = fetch(missed)
+            words = np.ascontiguousarray(found, self.kind.numpy).view(np.uint16)
+            kernel.fill(missed_at, words, there, values, present)
+            if self._limit:
+                kernel.keep(
+                    self._keys, self._rows, self._ranks, self._vectors, self._spare, self._counts,
+                    missed, words, there,
+                )  # fmt: skip
+        return values.view(self.kind.numpy), present

@@ -1,0 +1,275 @@
+"""One kind's table of vectors in RocksDB: written once, amended into another, read by anybody.
+
+A table is a folder that never changes once it is written. Plain tables read through the page cache
+(docs/decisions/0013-the-knowledge-store.md): at the bottom the vectors as they were written last as
+a whole, sorted by key; over them, newest first, what each amendment changed.
+"""
+
+import os
+import shutil
+from collections import deque
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final, cast
+
+import numpy as np
+import numpy.typing as npt
+from rocksdict import (
+    AccessType,
+    BottommostLevelCompaction,
+    CompactOptions,
+    DBCompressionType,
+    Options,
+    PlainTableFactoryOptions,
+    Rdict,
+    SliceTransform,
+    WriteBatch,
+    WriteOptions,
+)
+
+from knowledge_store.errors import TableCorrupt, TableMissing, WrongVectors, refusals_named
+from knowledge_store.kinds import Kind, ids_of, keys_of
+from knowledge_store.records import multipliers, no_record, record_bytes, sealed, unsealed
+
+U64 = npt.NDArray[np.uint64]
+Bools = npt.NDArray[np.bool_]
+Array = npt.NDArray[Any]
+
+AMENDMENTS: Final = 8  # a table of more is written anew: a look-up takes up to 1.6 times as long
+SHARE: Final = 0.5  # … or where they are together more than this of what they amend
+_BLOCK: Final = 4096  # rows a batch of writing
+_FLUSH: Final = 128 << 20  # bytes that wait in memory to become a file
+_FILE: Final = 1 << 30  # bytes; a plain table can be 2^31 at most
+_COPIED: Final = ("CURRENT", "IDENTITY", "MANIFEST-*", "OPTIONS-*")  # all but the tables: small
+_LEFT: Final = ("LOG*", "LOCK", "*.log")  # which no reader needs
+_NO_LOG: Final = os.devnull + "/none"  # a reader writes no log into a folder of others
+
+
+def write_table(folder: Path, kind: Kind, ids: U64, vectors: Array) -> int:
+    """Write ``vectors`` (n, W), those of ``ids`` (n,), as a new table; return n.
+
+    Memory: 16 bytes a row and 2 × 128 MB beside the arguments. Raises `WrongVectors` where an id is
+    0 or comes twice, or a number is not finite; `StoreFull`, `TableUnreadable`.
+    """
+    order = _sorted(kind, ids, vectors)
+    with refusals_named(folder):
+        folder.mkdir(parents=True)
+        db = Rdict(str(folder), _options())
+        try:
+            _write(db, kind, ids, vectors, order, settle=True)
+        finally:
+            db.close()
+        del db  # else its lock stays
+        _finish(folder)
+    return int(ids.size)
+
+
+def amend_table(base: Path, folder: Path, kind: Kind, ids: U64, vectors: Array) -> int:
+    """Make a table of that in ``base`` with ``vectors`` (n, W) of ``ids`` (n,) put over it.
+
+    Returns how many of the ids are not in the base. The base's files are linked, not copied, until
+    the amendments are too many or too large; then all is written anew. Raises as `write_table`
+    does, and `TableMissing`, `TableCorrupt` of the base.
+    """
+    order = _sorted(kind, ids, vectors)
+    _present(base)
+    with refusals_named(folder):
+        folder.mkdir(parents=True)
+        for path in base.glob("*.sst"):
+            _link(path, folder / path.name)
+        for pattern in _COPIED:
+            for path in base.glob(pattern):
+                shutil.copyfile(path, folder / path.name)
+        db = Rdict(str(folder), _options())
+        try:
+            new = 0
+            for start in range(0, ids.size, _BLOCK):
+                new += _found(db, ids[start : start + _BLOCK]).count(None)
+            _write(db, kind, ids, vectors, order, settle=False)
+            over = [file["size"] for file in db.live_files() if file["level"] == 0]
+            whole = sum(file["size"] for file in db.live_files() if file["level"] != 0)
+            if len(over) > AMENDMENTS or sum(over) > SHARE * whole:
+                db.compact_range(None, None)
+        finally:
+            db.close()
+        del db
+        _finish(folder)
+    return new
+
+
+class Table:
+    """A table open for reading, in any number of processes; used by one thread at a time.
+
+    Memory: some 8 bytes a row, and the page cache, which all processes share.
+    """
+
+    def __init__(self, folder: Path, kind: Kind) -> None:
+        """Open the table in ``folder``. Raises `TableMissing`, `TableCorrupt`, `TableUnreadable`.
+
+        Opening reads every key: 0.1 s a million.
+        """
+        self.folder = folder
+        self.kind = kind
+        self._factors = multipliers(kind)
+        self._none = no_record(kind)
+        _present(folder)
+        with refusals_named(folder):
+            self._db: Rdict | None = Rdict(
+                str(folder), _options(log=False), access_type=AccessType.read_only()
+            )
+
+    def get(self, ids: U64) -> tuple[Array, Bools]:
+        """Return the vectors (n, W) of ``ids`` (n,), and which are present (n,).
+
+        Absent ones are zeros. Each distinct id is asked once. Raises `TableCorrupt`.
+        """
+        distinct, place = np.unique(ids, return_inverse=True)
+        values, present = self.get_distinct(distinct)
+        return values[place], present[place]
+
+    def get_distinct(self, ids: U64) -> tuple[Array, Bools]:
+        """Return what `get` does, a little faster, where no id comes twice."""
+        with refusals_named(self.folder):
+            found = _found(self._open, ids)
+        none = self._none
+        return self._unsealed(ids, [none if record is None else record for record in found])
+
+    def scan(self, block: int = 65_536) -> Iterator[tuple[U64, Array]]:
+        """Yield all ids (n,) and vectors (n, W), in the order of the ids, ``block`` at a time.
+
+        Raises `TableCorrupt`.
+        """
+        with refusals_named(self.folder):
+            rows = self._open.items()
+        while True:
+            keys: list[bytes] = []
+            records: list[bytes] = []
+            with refusals_named(self.folder):
+                for key, record in rows:
+                    keys.append(cast("bytes", key))
+                    records.append(record)
+                    if len(keys) == block:
+                        break
+            if not keys:
+                return
+            ids = ids_of(keys)
+            yield ids, self._unsealed(ids, records)[0]
+
+    def close(self) -> None:
+        """Release the table; twice does no harm."""
+        if self._db is not None:
+            self._db.close()
+            self._db = None
+
+    @property
+    def _open(self) -> Rdict:
+        if self._db is None:
+            raise ValueError(f"{self.folder}: this table has been closed")
+        return self._db
+
+    def _unsealed(self, ids: U64, records: list[bytes]) -> tuple[Array, Bools]:
+        joined = b"".join(records)
+        if len(joined) != ids.size * record_bytes(self.kind):
+            raise TableCorrupt(self.folder, f"a record is not that of {self.kind}")
+        values, present, damaged = unsealed(self.kind, ids, joined, self._factors)
+        if damaged < ids.size:
+            raise TableCorrupt(
+                self.folder, f"the vector of id {int(ids[damaged])} does not match its check"
+            )
+        return values, present
+
+
+def _found(db: Rdict, ids: U64) -> list[bytes | None]:
+    keys: list[Any] = keys_of(ids)
+    return cast("list[bytes | None]", db.get(keys))
+
+
+def _options(*, log: bool = True) -> Options:
+    plain = PlainTableFactoryOptions()
+    plain.user_key_length = 8
+    plain.bloom_bits_per_key = 10
+    plain.hash_table_ratio = 0.75
+    plain.index_sparseness = 16
+    options = Options(raw_mode=True)
+    options.create_if_missing(True)
+    options.set_plain_table_factory(plain)
+    options.set_prefix_extractor(SliceTransform.create_noop())  # the whole key is hashed
+    options.set_allow_mmap_reads(True)
+    options.set_compression_type(DBCompressionType.none())
+    options.set_disable_auto_compactions(True)
+    options.set_write_buffer_size(2 * _FLUSH)  # never full: `_write` flushes
+    options.set_target_file_size_base(_FILE)
+    options.set_skip_stats_update_on_db_open(True)
+    if not log:
+        options.set_db_log_dir(_NO_LOG)
+    return options
+
+
+def _sorted(kind: Kind, ids: U64, vectors: Array) -> npt.NDArray[np.int64]:
+    """Return the order (n,) of ``ids`` by key; raise `WrongVectors`."""
+    if ids.dtype != np.uint64 or ids.ndim != 1:
+        raise WrongVectors(f"ids are {ids.dtype} {ids.shape}. Give uint64 (n,), as events have.")
+    if vectors.shape != (ids.size, kind.width):
+        raise WrongVectors(
+            f"vectors are {vectors.shape}, not {(ids.size, kind.width)}, as {kind.name} needs."
+        )
+    order = np.argsort(ids, kind="stable")
+    if ids.size and ids[order[0]] == 0:
+        raise WrongVectors("id 0 stands for no id. Leave out the rows that have it.")
+    same = ids[order[1:]] == ids[order[:-1]]
+    if same.any():
+        twice = int(ids[order[np.flatnonzero(same)[0]]])
+        raise WrongVectors(f"id {twice} comes twice. Give each its last vector alone.")
+    return order
+
+
+def _write(
+    db: Rdict, kind: Kind, ids: U64, vectors: Array, order: npt.NDArray[np.int64], *, settle: bool
+) -> None:
+    """Write the rows in their ``order`` and flush; ``settle``: to the bottom, file by file."""
+    unlogged = WriteOptions()
+    unlogged.disable_wal = True  # type: ignore[assignment,method-assign]  # a property, in truth
+    downwards = CompactOptions()
+    downwards.set_bottommost_level_compaction(BottommostLevelCompaction.skip())
+    factors = multipliers(kind)
+    size = record_bytes(kind)
+    waiting = 0
+    for start in range(0, order.size, _BLOCK):
+        rows = order[start : start + _BLOCK]
+        records, faulty = sealed(kind, ids[rows], vectors[rows], factors)
+        if faulty < rows.size:
+            raise WrongVectors(
+                f"the vector of id {int(ids[rows[faulty]])} is not finite as {kind.dtype}. Leave "
+                "it out, or scale it."
+            )
+        batch = WriteBatch(raw_mode=True)
+        values = records.view(f"V{size}").ravel().tolist()
+        deque(map(batch.put, keys_of(ids[rows]), values), maxlen=0)
+        db.write(batch, unlogged)
+        waiting += rows.size * (size + 64)  # with what a row in memory has beside it
+        if waiting >= _FLUSH or start + _BLOCK >= order.size:
+            db.flush()
+            waiting = 0
+            if settle:  # nothing there overlaps: the file is moved, not written again
+                db.compact_range(None, None, downwards)
+
+
+def _present(folder: Path) -> None:
+    """Raise `TableMissing` where there is no table: RocksDB would make a folder of nothing."""
+    if not (folder / "CURRENT").is_file():
+        raise TableMissing(folder, "it has no CURRENT")
+
+
+def _link(path: Path, to: Path) -> None:
+    try:
+        to.hardlink_to(path)
+    except OSError:  # another file system, or one without links
+        shutil.copyfile(path, to)
+
+
+def _finish(folder: Path) -> None:
+    for pattern in _LEFT:
+        for path in folder.glob(pattern):
+            path.unlink()
+    for path in folder.glob("*.sst"):
+        path.chmod(0o444)  # shared with other generations: nobody is to write into it
