@@ -1,0 +1,152 @@
+"""Look-ups by event time over all generations: for each moment the one that was in force then.
+
+Shapes: n look-ups, W width of a kind.
+"""
+
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Final, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from knowledge_store.errors import (
+    GenerationGone,
+    KindsDiffer,
+    KnowledgeError,
+    NoGeneration,
+    NoSuchGeneration,
+    UnknownKind,
+)
+from knowledge_store.kinds import Kind
+from knowledge_store.reader import CACHE_BYTES, GenerationReader, Vectors
+from knowledge_store.schedule import Schedule, Switch
+from knowledge_store.store import KnowledgeStore
+
+I64 = npt.NDArray[np.int64]
+U64 = npt.NDArray[np.uint64]
+
+OPEN: Final = 2  # generations at a time: that of before a switch and that of after
+
+
+class Knowledge:
+    """The readers that a schedule needs, at most two of them open at once.
+
+    Memory: ``cache_bytes`` a reader, so twice that while both sides of a switch are asked for.
+    One thread at a time.
+    """
+
+    def __init__(
+        self,
+        store: KnowledgeStore,
+        schedule: Schedule | None = None,
+        *,
+        cache_bytes: int = CACHE_BYTES,
+    ) -> None:
+        """Look up in ``store`` by ``schedule``, or by its own switches of this moment.
+
+        The kinds are those of the schedule's last generation, else of the newest there is. Raises
+        `NoGeneration` where there is none, `GenerationGone` where the last has been deleted.
+        """
+        self.store = store
+        self._cache_bytes = cache_bytes
+        self._readers: dict[str, GenerationReader] = {}  # by name, the last asked for last
+        self._used_before: set[str] = set()
+        self.schedule = store.schedule() if schedule is None else schedule
+        self.kinds: Mapping[str, Kind] = self._kinds_of_last()
+
+    def follow(self, schedule: Schedule) -> None:
+        """Go by another schedule from the next look-up on; what is open and still in it stays."""
+        self.schedule = schedule
+
+    def look_up(self, kind: str, ids: U64, at_ms: int | I64) -> Vectors:
+        """Return the vectors (n, W) of ids (n,), each as of its event time (n,) in ms.
+
+        Zeros and not present where an id has none, and before the first switch. Raises
+        `UnknownKind`, `GenerationGone`, `FutureKnowledge`, `KindsDiffer`.
+        """
+        if kind not in self.kinds:
+            raise UnknownKind(kind, str(self.store.root), list(self.kinds))
+        ids = np.asarray(ids, np.uint64)
+        times = np.broadcast_to(np.asarray(at_ms, np.int64), ids.shape)
+        which = self.schedule.at(times)
+        used = np.unique(which).tolist()
+        if len(used) == 1 and used[0] >= 0:  # nearly always
+            found = self._reader(self.schedule.switches[used[0]]).get_many(kind, ids, times)
+        else:
+            width, dtype = self.kinds[kind].width, self.kinds[kind].dtype
+            found = Vectors(np.zeros((ids.size, width), dtype), np.zeros(ids.size, np.bool_))
+            for index in used:
+                if index >= 0:
+                    mine = which == index
+                    reader = self._reader(self.schedule.switches[index])
+                    part = reader.get_many(kind, ids[mine], times[mine])
+                    found.values[mine], found.present[mine] = part.values, part.present
+        self._let_go({self.schedule.switches[i].generation for i in used if i >= 0})
+        return found
+
+    @property
+    def open_generations(self) -> list[str]:
+        """The names of the generations that are open."""
+        return list(self._readers)
+
+    def close(self) -> None:
+        """Close every reader."""
+        while self._readers:
+            self._readers.popitem()[1].close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _reader(self, switch: Switch) -> GenerationReader:
+        name = switch.generation
+        reader = self._readers.pop(name, None)
+        if reader is None:
+            while len(self._readers) >= OPEN:
+                self._readers.pop(next(iter(self._readers))).close()
+            reader = self._opened(switch)
+        self._readers[name] = reader
+        return reader
+
+    def _opened(self, switch: Switch) -> GenerationReader:
+        name = switch.generation
+        try:
+            reader = self.store.reader(name, self._cache_bytes)
+        except NoSuchGeneration as error:
+            raise GenerationGone(name, switch.from_ms, self.store.root) from error
+        except (KnowledgeError, OSError) as error:
+            if any(path.name == name for path in self.store.folders()):
+                raise
+            raise GenerationGone(name, switch.from_ms, self.store.root) from error
+        found = reader.manifest.kinds
+        if found != self.kinds:
+            reader.close()
+            raise KindsDiffer(name, found.values(), self.kinds.values())
+        return reader
+
+    def _let_go(self, used: set[str]) -> None:
+        """Close what neither this look-up nor the one before it asked for."""
+        if used:
+            for name in self._readers.keys() - used - self._used_before:
+                self._readers.pop(name).close()
+            self._used_before = used
+
+    def _kinds_of_last(self) -> Mapping[str, Kind]:
+        last = self.schedule.last
+        if last is not None:
+            try:
+                return self.store.manifest(last.generation).kinds
+            except NoSuchGeneration as error:
+                raise GenerationGone(last.generation, last.from_ms, self.store.root) from error
+        generations = self.store.generations()
+        if not generations:
+            raise NoGeneration(self.store.root)
+        return generations[-1].kinds
