@@ -140,7 +140,8 @@ def _turned(grams: Mapping[str, Gram], least_gain: float | None) -> dict[str, Ro
     if not say.any():
         raise NothingInCommon(" or ".join(grams))
     left, _, right = np.linalg.svd(say + _INERTIA * float(np.linalg.norm(say)) * np.eye(width))
-    fitted = {kind: _judged(gram, left @ right) for kind, gram in grams.items()}
+    matrix = left @ right  # one for all of them, to the bit
+    fitted = {kind: _judged(gram, matrix) for kind, gram in grams.items()}
     if least_gain is None or any(
         rotation.mean_cosine - rotation.cosine_before > least_gain for rotation in fitted.values()
     ):
