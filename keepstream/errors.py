@@ -2,6 +2,7 @@
 
 from keepstream.commands.command import UsageError
 from keepstream.config import ConfigError
+from knowledge_store.errors import KnowledgeError
 from replay.errors import InputError, MappingError
 from stream.copartitioned import PartitionsDiffer
 from stream.deadletters import NotDeadLetters
@@ -35,6 +36,7 @@ KNOWN_ERRORS = (  # exit code 1: it was tried, and failed
     HandOverGap,
     InputError,
     KafkaError,
+    KnowledgeError,
     LogError,
     NewerExamples,
     NotDeadLetters,

@@ -4,7 +4,8 @@ import resource
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from keepstream.around import Around
 from keepstream.config import Config
@@ -13,7 +14,7 @@ from keepstream.reading import OpenSource, Say, event_schema
 from keepstream.runs import RunFolder
 from keepstream.signals import Interruption
 from keepstream.status import snapshot
-from keepstream.wiring import Unbuildable, build_ingest, build_training
+from keepstream.wiring import Unbuildable, build_ingest, build_knowledge, build_training
 from stream.deadletter_topic import FileAndTopic
 from stream.deadletters import DeadLetterFile, DeadLetters
 from stream.position import Position
@@ -25,6 +26,9 @@ from trainer.ingest import Barrier, Counts, Ingest
 from trainer.loop import Training, train
 from trainer.saver import Saver
 from trainer.trace import Trace
+
+if TYPE_CHECKING:
+    from trainer.knowledge_feed import KnowledgeFeed
 
 _OF_NUMBERS = (AssertionError, MemoryError, OverflowError, ValueError)
 
@@ -48,15 +52,20 @@ def run(
     progress: Progress,
     say: Say,
     around: Around | None = None,
+    live: bool = False,
+    knowledge_journal: Path | None = None,
 ) -> Outcome:
     """Train on a source until it ends or is interrupted; go on from a checkpoint if there is one.
 
     ``reads`` says what the source is, as far as a run may go on only with the same. ``keep`` saves
     checkpoints into the folder. ``drain`` settles what waits when the source ends. A source that
     ends because its topics have got new partitions is opened again, and the run goes on.
+    ``live``: generations of knowledge that are activated meanwhile are taken up. With a
+    ``knowledge_journal``, of another run, exactly its switches are made.
     """
     with Interruption() as interruption:
-        folder.claim(config, reads)
+        if (changed := folder.claim(config, reads)) is not None:
+            say(changed)
         one = _Run(
             config=config,
             open_source=open_source,
@@ -66,6 +75,8 @@ def run(
             progress=progress,
             say=say,
             around=around or Around(),
+            live=live,
+            knowledge_journal=knowledge_journal,
             interruption=interruption,
         )
         try:
@@ -88,6 +99,8 @@ class _Run:
     progress: Progress
     say: Say
     around: Around
+    live: bool
+    knowledge_journal: Path | None
     interruption: Interruption
     started: float = field(default_factory=time.monotonic)
     resumed: bool | None = None  # None: not begun yet
@@ -101,11 +114,19 @@ class _Run:
         position = Position.from_json(state["ingest"]["position"]) if state else Position()
         source = self.open_source(event_schema(config), position)
         topic: FileAndTopic | None = None
+        knowledge: KnowledgeFeed | None = None
         try:
             letters: DeadLetters = (file := DeadLetterFile(folder.letters))
             if self.around.letters is not None:
                 letters = topic = FileAndTopic(file, self.around.letters(), say)
-            ingest, training = self._build(source)
+            knowledge = build_knowledge(
+                config,
+                journal=folder.journal,
+                given=self.knowledge_journal,
+                live=self.live,
+                say=say,
+            )
+            ingest, training = self._build(source, knowledge)
             if resumed is not None and state is not None:
                 _restore(resumed, state, ingest, training, letters)
                 del state  # as large as everything that was just restored from it
@@ -120,20 +141,23 @@ class _Run:
             source.close()
             if topic is not None:
                 topic.close()
+            if knowledge is not None:
+                knowledge.close()
         if ended and grown(source) and self.interruption.received is None:
             return None
         return Outcome(self._write_result(ingest, training, counts, letters, ended), ended)
 
-    def _build(self, source: Source) -> tuple[Ingest, Training]:
+    def _build(self, source: Source, knowledge: "KnowledgeFeed | None") -> tuple[Ingest, Training]:
         try:
             ingest = build_ingest(
                 self.config,
                 source.partitions,
                 self.folder.scratch,
                 examples=self.around.examples,
+                knowledge=knowledge,
             )
             return ingest, build_training(
-                self.config, self.folder.trace, self.folder.scratch, self.say
+                self.config, self.folder.trace, self.folder.scratch, self.say, knowledge
             )
         except (AssertionError, MemoryError, OverflowError, ValueError) as error:
             if type(error) in _OF_NUMBERS:
@@ -215,6 +239,7 @@ class _Run:
             "counts": _counts(counts, letters),
             "resumed": bool(self.resumed),
             "ended": ended,
+            **({"knowledge": said.to_json()} if (said := ingest.knowledge_in_force()) else {}),
             "config_digest": self.config.digest(),
             "examples_digest": training.examples_digest,
             "examples_set_digest": ingest.examples_set_digest,

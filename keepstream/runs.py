@@ -13,6 +13,8 @@ import orjson
 from keepstream.config import ELSEWHERE, Config, ConfigError
 from keepstream.fingerprint import difference, merged
 
+CONCAT = "concat"  # the one plug that makes another model
+
 
 class RunInUse(ConfigError):
     """Another process trains into the same folder."""
@@ -34,6 +36,7 @@ class RunFolder:
         self.checkpoints = path / "checkpoints"
         self.trace = path / "trace.ndjson"
         self.letters = path / "deadletters.ndjson"
+        self.journal = path / "knowledge.ndjson"
         self.result = path / "result.json"
         self.report = path / "report.html"
         self.scratch = path / "scratch"
@@ -67,14 +70,16 @@ class RunFolder:
     def clear(self) -> None:
         """Forget an earlier run in this folder; anything else in it is left alone."""
         shutil.rmtree(self.checkpoints, ignore_errors=True)
-        for path in (self.trace, self.letters, self.result, self.report, self._config):
+        kept = (self.trace, self.letters, self.journal, self.result, self.report, self._config)
+        for path in kept:
             path.unlink(missing_ok=True)
         self.letters.with_name(self.letters.name + ".1").unlink(missing_ok=True)
 
-    def claim(self, config: Config, reads: Mapping[str, Any]) -> None:
+    def claim(self, config: Config, reads: Mapping[str, Any]) -> str | None:
         """Say that this folder belongs to ``config`` and to what it ``reads``; refuse another's.
 
-        Without a checkpoint it is nobody's yet: what a start left that failed is forgotten.
+        Without a checkpoint it is nobody's yet: what a start left that failed is forgotten. Return
+        in a line, for people, what of a run that goes on is not as it was.
         """
         before = _read_config(self._config) if self._config.exists() else None
         if before is not None:
@@ -84,14 +89,19 @@ class RunFolder:
                 now = _started(config, merged(known, reads))
                 if before != now:  # where things lie may have changed
                     _write(self._config, now)
-                return
-            if any(self.checkpoints.glob("checkpoint-*")):
+                return _other_knowledge(before, config) if self._begun else None
+            if self._begun:
                 raise ConfigError(
                     f"{self.path}: this run was started {refused}, start over with --fresh, or "
                     "give --run another folder."
                 )
             self.clear()
         _write(self._config, _started(config, reads))
+        return None
+
+    @property
+    def _begun(self) -> bool:
+        return any(self.checkpoints.glob("checkpoint-*"))
 
     def write_result(self, result: Mapping[str, Any]) -> None:
         """Write ``result.json``, whole or not at all."""
@@ -113,7 +123,12 @@ def tables_of_run(path: Path) -> dict[str, Any]:
 
 def _started(config: Config, reads: Mapping[str, Any]) -> dict[str, Any]:
     """Return what ``config.json`` holds, as it is read again."""
-    started = {"digest": config.digest(), "tables": config.as_tables(), "reads": reads}
+    started = {
+        "digest": config.digest(),
+        "digest_without_knowledge": config.digest(knowledge=False),
+        "tables": config.as_tables(),
+        "reads": reads,
+    }
     return dict(orjson.loads(orjson.dumps(started)))
 
 
@@ -150,7 +165,35 @@ def _other_config(before: Mapping[str, Any], config: Config) -> str | None:
     if before["digest"] == config.digest():
         return None
     changed = ", ".join(_differences(before["tables"], config.as_tables())) or "defaults"
-    return f"with another configuration ({changed} changed). Restore it"
+    plain = before.get("digest_without_knowledge", before["digest"])  # runs from before it had none
+    if plain != config.digest(knowledge=False):
+        return f"with another configuration ({changed} changed). Restore it"
+    if CONCAT in (_plug(before), config.knowledge.plug if config.knowledge.used else None):
+        return (
+            f"with another [knowledge] ({changed} changed), and what {CONCAT!r} gives a model are "
+            "inputs, which one that is trained cannot take on or lose. Restore it"
+        )
+    return None
+
+
+def _other_knowledge(before: Mapping[str, Any], config: Config) -> str | None:
+    """Return what of the knowledge has changed since a run was started, in a line."""
+    if before["digest"] == config.digest():
+        return None
+    now, old = config.knowledge, _plug(before)
+    if old is None:
+        return "[knowledge] is new: the plug is put into the model, which stays as it is."
+    if not now.used:
+        return "[knowledge] is gone: the plug is taken out of the model, which stays as it is."
+    changed = _differences(before["tables"], config.as_tables())
+    said = ", ".join(name for name in changed if name.startswith("knowledge."))
+    return f"{said} changed: what of the plug still fits stays, and the model as it is."
+
+
+def _plug(before: Mapping[str, Any]) -> str | None:
+    """Return which plug a run was started with; None: none."""
+    said = before["tables"].get("knowledge") or {}
+    return said["plug"] if said.get("store") and said.get("plug") != "none" else None
 
 
 def _other_input(before: Mapping[str, Any], now: Mapping[str, Any]) -> str | None:
@@ -161,8 +204,10 @@ def _other_input(before: Mapping[str, Any], now: Mapping[str, Any]) -> str | Non
 
 
 def _differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
+    defaults = Config().as_tables()  # of what an older version did not write down
     changed = []
     for table in sorted((set(before) | set(after)) - set(ELSEWHERE)):
-        old, new = before.get(table) or {}, orjson.loads(orjson.dumps(after.get(table) or {}))
+        old = orjson.loads(orjson.dumps({**defaults.get(table, {}), **(before.get(table) or {})}))
+        new = orjson.loads(orjson.dumps(after.get(table) or {}))
         changed += [f"{table}.{k}" for k in sorted({*old, *new}) if old.get(k) != new.get(k)]
     return changed

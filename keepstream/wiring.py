@@ -1,12 +1,15 @@
 """Builds the parts of a run from the configuration."""
 
+import time
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from keepstream.config import Config, ConfigError
 from keepstream.reading import Say, event_schema, feature_schema
+from networks.plug_config import PlugConfig
 from stream.join import LabelJoin
 from stream.order import EventTimeOrder
 from stream.pending import PendingRows
@@ -23,6 +26,9 @@ from trainer.metrics import Prequential
 from trainer.rehearsal import Rehearsal
 from trainer.trace import Trace
 
+if TYPE_CHECKING:
+    from trainer.knowledge_feed import KnowledgeFeed
+
 
 class Unbuildable(ConfigError):
     """Each setting is of its kind, but no part can be built with it."""
@@ -34,27 +40,65 @@ class Unbuildable(ConfigError):
         )
 
 
+def build_knowledge(
+    config: Config,
+    *,
+    journal: Path | None = None,
+    given: Path | None = None,
+    live: bool = False,
+    say: Say = lambda line: None,
+) -> "KnowledgeFeed | None":
+    """Build what gives examples their knowledge; None: the configuration asks for none.
+
+    ``journal`` is the run's own, without a path it is forgotten; see `KnowledgeFeed` for the rest.
+    """
+    if not config.knowledge.used:
+        return None
+    from trainer.knowledge_feed import KnowledgeFeed  # brings RocksDB, which few runs need
+    from trainer.knowledge_journal import KnowledgeJournal
+
+    return KnowledgeFeed(
+        config.knowledge,
+        features=event_schema(config).ids,
+        journal=KnowledgeJournal(journal),
+        given=given,
+        live=live,
+        clock=time.monotonic,
+        tell=say,
+    )
+
+
 def build_ingest(
-    config: Config, partitions: tuple[Partition, ...], scratch: Path, *, examples: bool = False
+    config: Config,
+    partitions: tuple[Partition, ...],
+    scratch: Path,
+    *,
+    examples: bool = False,
+    knowledge: "KnowledgeFeed | None" = None,
 ) -> Ingest:
     """Build all that lies between the log and the learner.
 
     ``examples``: the log is what workers have joined, and nothing waits for its label.
+    ``knowledge``: by default what `build_knowledge` gives for the past of the store.
     """
     schema = feature_schema(config)
     events = event_schema(config)
     features = Features(schema, config.state)
+    knowledge = knowledge or build_knowledge(config)
+    columns = {**features.columns(), **(knowledge.columns() if knowledge else {})}
     parts: dict[str, Any] = {
         "partitions": partitions,
         "features": features,
         "pending": PendingRows(
-            features.columns(), memory_rows=config.train.pending_rows_in_memory, scratch=scratch
+            columns, memory_rows=config.train.pending_rows_in_memory, scratch=scratch
         ),
         "batcher": Batcher(config.train.batch_size),
         "ids": IdMap(config.ids),
         "rehearsal": Rehearsal(config.rehearsal, config.train.seed),
         "request_relative": schema.statistic_columns if schema.request_relative else None,
         "own_sequences": schema.own_sequence_columns,
+        "knowledge": knowledge,
+        "actions": bool(config.train.tasks),
     }
     if examples:
         return ExampleIngest(order=config.order, schema=events, **parts)
@@ -67,22 +111,42 @@ def build_ingest(
 
 
 def build_training(
-    config: Config, trace: Path | None, scratch: Path, say: Say = lambda line: None
+    config: Config,
+    trace: Path | None,
+    scratch: Path,
+    say: Say = lambda line: None,
+    knowledge: "KnowledgeFeed | None" = None,
 ) -> Training:
-    """Build the model, its metrics and the trace."""
+    """Build the model, its metrics and the trace; ``knowledge`` is that of its examples."""
 
     def on_failed(error: OSError) -> None:
         say(f"{trace}: the trace ends here, training goes on ({error}): make room.")
 
     schema = feature_schema(config)
+    shape = schema.model_shape(config.model.embedding_width)
+    knowledge = knowledge or build_knowledge(config)
+    plug: dict[str, Any] = {}
+    if knowledge is not None:
+        said = config.knowledge
+        shape = replace(shape, knowledge=knowledge.rows.shape)
+        plug["plug"] = PlugConfig(
+            mode=said.plug,
+            kinds=said.kinds,
+            layers=said.layers,
+            gates=said.gates,
+            gate_rank=said.gate_rank,
+        )
     served = PendingRows({"p": (np.float32, None)}, scratch=scratch)
+    learner = Learner(
+        config.model, shape, max_rows=config.ids.max_rows, seed=config.train.seed, **plug
+    )
+    if learner.tasks > (len(config.actions) if config.train.tasks else 1):
+        raise ConfigError(
+            f"The model learns {learner.tasks} tasks, and examples tell of "
+            f"{', '.join(config.actions)}: name the other actions as [train] tasks."
+        )
     return Training(
-        learner=Learner(
-            config.model,
-            schema.model_shape(config.model.embedding_width),
-            max_rows=config.ids.max_rows,
-            seed=config.train.seed,
-        ),
+        learner=learner,
         metrics=Prequential(config.metrics),
         trace=Trace(trace, failed=on_failed),
         served=served if config.train.as_served else None,

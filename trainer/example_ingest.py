@@ -1,6 +1,7 @@
 """From examples that workers have labelled to items for the learner."""
 
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +17,9 @@ from trainer.features import Features
 from trainer.idmap import IdMap
 from trainer.ingest import Counts, Ingest
 from trainer.rehearsal import Rehearsal
+
+if TYPE_CHECKING:
+    from trainer.knowledge_feed import KnowledgeFeed
 
 
 class ExampleIngest(Ingest):
@@ -39,6 +43,8 @@ class ExampleIngest(Ingest):
         rehearsal: Rehearsal,
         request_relative: slice | None,
         own_sequences: npt.NDArray[np.intp],
+        knowledge: "KnowledgeFeed | None" = None,
+        actions: bool = False,
     ) -> None:
         """Read ``partitions`` of the examples topic, of ``schema``; `order.max_held` holds."""
         self._examples = ExampleOrder(order, schema, partitions)
@@ -54,6 +60,8 @@ class ExampleIngest(Ingest):
             as_served=False,
             request_relative=request_relative,
             own_sequences=own_sequences,
+            knowledge=knowledge,
+            actions=actions,
         )
 
     def counts(self) -> Counts:

@@ -7,7 +7,7 @@ whole state is a value (invariants 1 and 2).
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -27,8 +27,12 @@ from trainer.batcher import Batcher
 from trainer.features import Features
 from trainer.growth import places_of, renumbered
 from trainer.idmap import IdMap
-from trainer.rehearsal import Rehearsal
+from trainer.knowledge_rows import KnowledgeRows, refitted
+from trainer.rehearsal import CARRIED, Rehearsal
 from trainer.relative import relative_to_request
+
+if TYPE_CHECKING:  # who uses no knowledge needs no RocksDB
+    from trainer.knowledge_feed import InForce, KnowledgeFeed
 
 Columns = dict[str, npt.NDArray[Any]]
 
@@ -111,7 +115,13 @@ class Ingest:
         as_served: bool,
         request_relative: slice | None,
         own_sequences: npt.NDArray[np.intp],
+        knowledge: "KnowledgeFeed | None" = None,
+        actions: bool = False,
     ) -> None:
+        """Put the parts together; ``pending`` has the columns of all of them.
+
+        ``actions``: examples carry all feedback, for models of several tasks.
+        """
         self._partitions = partitions
         self._order = order
         self._join = join
@@ -123,6 +133,9 @@ class Ingest:
         self._as_served = as_served
         self._relative = request_relative
         self._own_sequences = own_sequences
+        self._knowledge = knowledge
+        self._actions = actions
+        self._digested = (*EXAMPLE_COLUMNS, *(("actions",) if actions else ()))
         self._digest = ExamplesDigest()
         self._scored = 0  # impressions with a smaller seq have been given to the scorer
         self._events = 0
@@ -165,6 +178,10 @@ class Ingest:
         """The digest of all examples given to the learner, in whatever order."""
         return self._digest.set_hexdigest()
 
+    def knowledge_in_force(self) -> "InForce | None":
+        """Return which knowledge is used at this moment; None: there is none to use."""
+        return self._knowledge.in_force() if self._knowledge is not None else None
+
     def take_refused(self) -> list[Rejected]:
         """Return the dead letters since the last call."""
         refused, self.refused = self.refused, []
@@ -197,6 +214,8 @@ class Ingest:
             joined = self._join.feed(events)
             self._refuse(too_late(events.take(joined.refused), self._partitions))
             rows = self._features.observe(events, joined, self._pending)
+            if self._knowledge is not None:
+                rows |= self._knowledge.observe(events, joined.accepted)
             first = self._pending.append(rows)
             assert first == joined.first_seq, "the join and the waiting rows count alike"
             yield from self._settle(joined)
@@ -214,6 +233,7 @@ class Ingest:
                 "label": settled.label[some],
                 "label_at": settled.label_at[some],
                 "label_kind": settled.kind[some],
+                **({"actions": settled.actions[some]} if self._actions else {}),
             }
             for batch, before in self._batcher.add(examples, settled.before[some]):
                 if self._as_served:
@@ -242,7 +262,9 @@ class Ingest:
 
     def _score_item(self, until: int) -> ScoreItem:
         first, self._scored = self._scored, until
-        rows = self._pending.take(np.arange(first, until, dtype=np.int64), names=_MODEL_COLUMNS)
+        knowledge = self._knowledge.columns() if self._knowledge is not None else ()
+        names = [*_MODEL_COLUMNS, *knowledge]
+        rows = self._pending.take(np.arange(first, until, dtype=np.int64), names=names)
         numbers = self._numbers(rows)
         batch = Batch(
             rows=self._ids.rows(rows["ids"]),
@@ -251,6 +273,7 @@ class Ingest:
             label=np.zeros(len(numbers), np.float32),
             request=rows["request"],
             fresh=len(numbers),
+            **_carried(rows),
         )
         return ScoreItem(batch, first)
 
@@ -258,7 +281,7 @@ class Ingest:
         """Return a batch to learn; seqs that come later are ``needed`` or more, or held."""
         size = len(examples["label"])
         examples["numbers"] = self._numbers(examples)
-        self._digest.update({name: examples[name] for name in EXAMPLE_COLUMNS})
+        self._digest.update({name: examples[name] for name in self._digested})
         fields = examples["ids"].shape[1]
         known_by_list = examples["sequences"][:, self._own_sequences]
         admitted = self._ids.admit(
@@ -270,6 +293,7 @@ class Ingest:
             "numbers": examples["numbers"],
             "label": examples["label"].astype(np.float32),
             "request": examples["request"],
+            **_carried(examples),
         }
         rehearsed = self._rehearsal.draw()
         if rehearsed is not None:
@@ -279,6 +303,7 @@ class Ingest:
                 "numbers": rehearsed["numbers"],
                 "label": rehearsed["label"].astype(np.float32),
                 "request": rehearsed["request"],
+                **_carried(rehearsed),
             }
             learned = {k: np.concatenate([v, again[k]]) for k, v in learned.items()}
         self._rehearsal.keep(examples)
@@ -317,14 +342,16 @@ class Ingest:
             "ids": self._ids.state(),
             "rehearsal": self._rehearsal.state(),
             "digest": self._digest.state(),
+            **({"knowledge": self._knowledge.state()} if self._knowledge is not None else {}),
         }
 
     def restore(self, state: State) -> None:
         """Go on from a saved state; the source is to be opened at `position`.
 
-        Its topics may have more partitions than they had. Raises `OtherPartitions` where anything
-        else is not as it was.
+        Its topics may have more partitions than they had, and its examples may carry other
+        knowledge. Raises `OtherPartitions` where anything else is not as it was.
         """
+        state = self._with_our_knowledge(state)
         places = places_of(state["partitions"], [str(p) for p in self._partitions])
         if places is not None:
             state = renumbered(state, places)
@@ -343,10 +370,25 @@ class Ingest:
         self._ids.restore(state["ids"])
         self._rehearsal.restore(state["rehearsal"])
         self._digest.restore(state["digest"])
+        if self._knowledge is not None and "knowledge" in state:
+            self._knowledge.restore(state["knowledge"])
+
+    def _with_our_knowledge(self, state: State) -> State:
+        before = state.get("knowledge")
+        carried = KnowledgeRows.from_json(before["kinds"]) if before is not None else None
+        wanted = self._knowledge.rows if self._knowledge is not None else None
+        if (carried and carried.kinds) == (wanted and wanted.kinds):
+            return state
+        return refitted(state, carried, wanted)
 
 
 _MODEL_COLUMNS = ("ids", "sequences", "numbers", "request")
-_MODEL_ONLY = ("ids", "sequences", "numbers")
+_MODEL_ONLY = ("ids", "sequences", "numbers", "knowledge", "known")
+
+
+def _carried(columns: Columns) -> Columns:
+    """Return those columns of a batch that not every run has."""
+    return {name: columns[name] for name in CARRIED if name in columns}
 
 
 def _seq_before(joined: Joined, before: int, known: int) -> int:

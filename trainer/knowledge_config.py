@@ -3,11 +3,15 @@
 from dataclasses import dataclass
 from typing import Final, Literal, get_args
 
+from networks.plug_config import FACTORS, MATCH
+
 Mode = Literal["none", "gated", "add", "concat"]
+Gates = Literal["layer", "kind"]
 Follow = Literal["current", "history"]
 
-RESULTS: Final = ("plug", "kinds", "layers", "category")  # keys that decide the result
-MATCH: Final = "match"  # a kind that no store has: a plug computes it, user ⊙ item
+RESULTS: Final = (  # keys that decide the result
+    "plug", "kinds", "layers", "gates", "gate_rank", "category",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,16 +22,20 @@ class KnowledgeConfig:
     plug: Mode = "gated"  # what changes nothing until it has learned to; "none": no knowledge
     kinds: tuple[str, ...] = ()  # empty: all that the generations hold
     layers: tuple[int, ...] = (0,)  # hidden layers that are plugged: the first sees all inputs
+    gates: Gates = "layer"  # one for all kinds of a layer; "kind": one each, at twice the time
+    gate_rank: int | None = 16  # of a gate's matrix; None, full, takes three times as long
     category: str = ""  # id feature for kind "interaction"; empty: the clusters of the store
     follow: Follow | None = None  # None: train follows what is activated, replay the store's past
     watch_s: float = 5.0  # wall time between two looks for a new activation: a look costs 0.1 ms
     cache_mb: int = 256  # vectors kept in memory: 2 million of 64 float16
 
     def __post_init__(self) -> None:
-        if self.plug not in get_args(Mode):
-            raise ValueError(f"plug = {self.plug!r} is one of {', '.join(get_args(Mode))}")
-        if self.follow not in (None, *get_args(Follow)):
-            raise ValueError(f"follow = {self.follow!r} is one of {', '.join(get_args(Follow))}")
+        for key, known in (("plug", Mode), ("gates", Gates), ("follow", Follow)):
+            value = getattr(self, key)
+            if value not in get_args(known) and not (key == "follow" and value is None):
+                raise ValueError(f"{key} = {value!r} is one of {', '.join(get_args(known))}")
+        if self.gate_rank is not None and self.gate_rank < 1:
+            raise ValueError('gate_rank must be at least 1, or "off"')
         if self.watch_s < 0 or self.cache_mb < 1:
             raise ValueError("watch_s must be 0 or more and cache_mb at least 1")
         if not self.layers or min(self.layers) < 0:
@@ -46,5 +54,5 @@ class KnowledgeConfig:
         """The kinds that must be looked up; empty: all that there are."""
         names = [name for name in self.kinds if name != MATCH]
         if MATCH in self.kinds:
-            names += [name for name in ("user", "item") if name not in names]
+            names += [name for name in FACTORS if name not in names]
         return tuple(names)

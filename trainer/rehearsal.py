@@ -17,6 +17,7 @@ from stream.state import State
 Columns = dict[str, npt.NDArray[Any]]
 
 COLUMNS = ("ids", "sequences", "numbers", "label", "request")
+CARRIED = ("knowledge", "known", "actions")  # by some examples only: by all of a run, or by none
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +35,7 @@ class RehearsalConfig:
 class Rehearsal:
     """The most recent batches, and a draw from them that depends on the seed and the step alone.
 
-    Memory: ``keep`` batches of what the model reads, some 500 bytes an example.
+    Memory: ``keep`` batches of what the model reads, some 500 bytes an example, and its knowledge.
     """
 
     def __init__(self, config: RehearsalConfig, seed: int) -> None:
@@ -51,18 +52,20 @@ class Rehearsal:
             return None
         rng = np.random.default_rng([self._seed, self._step])
         chosen = [self._kept[i] for i in rng.choice(len(self._kept), count, replace=False)]
-        return {name: np.concatenate([c[name] for c in chosen]) for name in COLUMNS}
+        return {name: np.concatenate([c[name] for c in chosen]) for name in chosen[0]}
 
     def keep(self, batch: Columns) -> None:
         """Remember a batch that has been learned."""
         if self._config.batches:  # copies: a batch is a view, and would keep its whole block
-            self._kept.append({name: batch[name].copy() for name in COLUMNS})
+            names = [*COLUMNS, *(name for name in CARRIED if name in batch)]
+            self._kept.append({name: batch[name].copy() for name in names})
 
     def state(self) -> State:
         """Return the kept batches, end to end, and the step."""
         state: State = {"step": self._step, "lengths": [len(c["label"]) for c in self._kept]}
         if self._kept:
-            state["columns"] = {n: np.concatenate([c[n] for c in self._kept]) for n in COLUMNS}
+            names = self._kept[0]
+            state["columns"] = {n: np.concatenate([c[n] for c in self._kept]) for n in names}
         return state
 
     def restore(self, state: State) -> None:
@@ -72,4 +75,4 @@ class Rehearsal:
         lengths = np.array(state["lengths"], np.int64)
         ends = np.cumsum(lengths)
         for start, end in zip(ends - lengths, ends, strict=True):
-            self._kept.append({n: state["columns"][n][start:end].copy() for n in COLUMNS})
+            self._kept.append({n: c[start:end].copy() for n, c in state["columns"].items()})

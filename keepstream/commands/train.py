@@ -113,6 +113,7 @@ def train(args: argparse.Namespace, out: TextIO) -> int:
         drain=False,
         reads=reads,
         around=around(config, say) if on_kafka else None,
+        live=True,
     )
     return 0
 

@@ -17,6 +17,7 @@ from keepstream.reading import OpenSource
 from keepstream.report import render_report
 from keepstream.running import Outcome, run
 from keepstream.runs import RunFolder
+from keepstream.svg import time_text
 
 
 def add_run(parser: argparse.ArgumentParser) -> None:
@@ -35,6 +36,12 @@ def add_run(parser: argparse.ArgumentParser) -> None:
         "--report", type=Path, metavar="FILE.html", help="write the one-page report here"
     )
     parser.add_argument("--quiet", action="store_true", help="show no progress")
+    parser.add_argument(
+        "--knowledge-journal",
+        type=Path,
+        metavar="FILE",
+        help="make the switches of this knowledge.ndjson, of another run, and no others",
+    )
 
 
 @contextmanager
@@ -59,11 +66,16 @@ def train_and_tell(
     drain: bool,
     reads: Callable[[], Mapping[str, Any]] = dict,
     around: Around | None = None,
+    live: bool = False,
 ) -> Outcome:
     """Run the loop, write the report, print the result.
 
-    ``reads`` tells which input it is; asked only where the run is kept.
+    ``reads`` tells which input it is; asked only where the run is kept. ``live``: what is new of
+    knowledge is taken up.
     """
+    journal = getattr(args, "knowledge_journal", None)  # a demonstration has none
+    if journal is not None and not config.knowledge.used:
+        raise UsageError("--knowledge-journal is for a model with [knowledge]: name its store.")
     if args.report is not None and not args.report.parent.is_dir():
         raise UsageError(f"--report {args.report}: there is no folder {args.report.parent}.")
     progress = Progress(sys.stderr, time.monotonic, quiet=args.quiet)
@@ -78,6 +90,8 @@ def train_and_tell(
             progress=progress,
             say=say,
             around=around,
+            live=live,
+            knowledge_journal=journal,
         )
         page = render_report({**outcome.result, "config": config.as_tables()})
         report = args.report or (folder.report if args.run is not None else None)
@@ -120,6 +134,7 @@ def as_text(result: dict[str, Any]) -> str:
     lines += [
         "",
         _counts(result),
+        *_knowledge(result),
         f"examples {result['examples_digest']}",
         f"weights  {result['weights_digest']}",
     ]
@@ -137,6 +152,20 @@ def _row(name: str, figures: dict[str, Any]) -> str:
         for k, w in zip(_FIGURES, widths, strict=True)
     )
     return f"{name[:16]:16}" + "".join(cells)
+
+
+def _knowledge(result: dict[str, Any]) -> list[str]:
+    """Return which knowledge is in force, as a line; none where none is used."""
+    if "knowledge" not in result:
+        return []
+    said = result["knowledge"]
+    if said["generation"] is None:
+        return ["Knowledge: no generation is in force yet."]
+    known = ", ".join(f"{k} {100 * share:.0f} %" for k, share in said["known"].items())
+    return [
+        f"Knowledge: {said['generation']}, from {time_text(said['from_ms'])} UTC on; "
+        f"{said['switches']:,} switches so far. Known: {known}."
+    ]
 
 
 def _counts(result: dict[str, Any]) -> str:
