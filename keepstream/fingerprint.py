@@ -10,6 +10,7 @@ from xxhash import xxh3_128_hexdigest
 from replay.files import expand
 from replay.lines import LineReader
 from replay.ndjson import partitions_of as file_partitions
+from stream.archive import describe
 from stream.decode import MAX_LINE_BYTES
 from stream.filelog import folder_of, partitions_of
 from stream.filelog_source import PartitionReader
@@ -23,7 +24,7 @@ def fingerprint(kind: str, paths: Sequence[Path], topics: Sequence[str]) -> dict
 
     A place in a table is a row: ``files`` are [name, bytes, digest of the first 64 KiB] each. Logs
     and files of lines may grow, and their partitions are in the checkpoint: ``first`` is by
-    partition [offset, digest] of the first record, where there is one.
+    partition [offset, digest] of the first record, where there is one. An archive is as its log.
     """
     match kind:
         case "parquet":
@@ -31,6 +32,8 @@ def fingerprint(kind: str, paths: Sequence[Path], topics: Sequence[str]) -> dict
         case "ndjson":
             files = file_partitions(expand(paths))
             found = {str(p): _first_line(p, files[p]) for p in sorted(files)}
+        case "archive":  # places in it are those of its log
+            return _of_topics(describe(paths[0]), topics)
         case _:
             partitions = sorted(p for topic in topics for p in partitions_of(paths[0], topic))
             found = {
@@ -78,6 +81,17 @@ def merged(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, Any]:
     if "history" in result:
         result["history"] = merged(before.get("history", {}), result["history"])
     return result
+
+
+def _of_topics(reads: Mapping[str, Any], topics: Sequence[str]) -> dict[str, Any]:
+    """Return what tells the log of an archive from others, as far as ``topics`` are read of it."""
+    found = dict(reads)
+    if "topics" in found:
+        found["topics"] = {name: i for name, i in found["topics"].items() if name in topics}
+    if "first" in found:
+        first = found["first"].items()
+        found["first"] = {p: record for p, record in first if p.rpartition("/")[0] in topics}
+    return found
 
 
 def _file(path: Path) -> list[Any]:

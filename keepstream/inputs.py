@@ -1,4 +1,4 @@
-"""Opens whatever `--input` names: Parquet files, NDJSON files or a file log."""
+"""Opens whatever `--input` names: Parquet files, NDJSON files, a file log or an archive."""
 
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
@@ -11,17 +11,20 @@ from keepstream.reading import OpenSource
 from replay.mapping import ParquetMapping
 from replay.ndjson import NdjsonSource
 from replay.parquet import ParquetSource
-from replay.relog import LogLine, log_lines, ndjson_lines, parquet_lines
+from replay.relog import LogLine, archive_lines, log_lines, ndjson_lines, parquet_lines
+from stream.archive import is_archive
+from stream.archive_source import ArchiveSource
 from stream.events import EventSchema
 from stream.filelog_source import FileLogSource
 from stream.position import Partition, Position
 from stream.source import Block, Rejected, Source
 
 _NDJSON = (".ndjson", ".jsonl", ".ndjson.gz", ".jsonl.gz", ".ndjson.zst", ".jsonl.zst")
+_FOLDERS = {"log": "file log", "archive": "archive"}
 
 
 def kind_of(paths: Sequence[Path]) -> str:
-    """Return "parquet", "ndjson" or "log": what the inputs are, by their names.
+    """Return "parquet", "ndjson", "log" or "archive": what the inputs are.
 
     >>> kind_of([Path("a.jsonl.zst"), Path("b.ndjson")])
     'ndjson'
@@ -37,14 +40,14 @@ def kind_of(paths: Sequence[Path]) -> str:
 
 def _kind(path: Path) -> str:
     if path.is_dir():
-        return "log"
+        return "archive" if is_archive(path) else "log"
     if path.name.endswith(_NDJSON):
         return "ndjson"
     if path.suffix in (".parquet", ".pq"):
         return "parquet"
     raise ConfigError(
         f"{path}: not a kind of input that is known. Expected .parquet, {', '.join(_NDJSON)}, "
-        "or the folder of a file log."
+        "or the folder of a file log or an archive."
     )
 
 
@@ -82,8 +85,9 @@ def opener(
                 block_events=config.log.block_events,
             )
         if len(paths) > 1:
-            raise ConfigError("--input: one file log at a time.")
-        return FileLogSource(
+            raise ConfigError(f"--input: one {_FOLDERS[kind]} at a time.")
+        source = ArchiveSource if kind == "archive" else FileLogSource
+        return source(
             paths[0],
             config.log.topics,
             schema,
@@ -126,6 +130,8 @@ def lines_of(
             )
         case "ndjson":
             return ndjson_lines(paths, from_ms=from_ms, until_ms=until_ms)
+        case "archive":
+            return archive_lines(paths[0], config.log.topics, from_ms=from_ms, until_ms=until_ms)
         case _:
             return log_lines(paths[0], config.log.topics, from_ms=from_ms, until_ms=until_ms)
 

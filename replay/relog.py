@@ -21,13 +21,14 @@ from replay.lines import LineReader
 from replay.mapping import ParquetMapping
 from replay.ndjson import partitions_of as file_partitions
 from replay.rows import RowReader
+from stream.archive_source import ArchiveLog, Catalog
 from stream.blocks import PartitionLog
 from stream.decode import MAX_LINE_BYTES, Decoder
 from stream.encode import encode_event
 from stream.events import FEEDBACK, EventSchema
 from stream.filelog import folder_of, partitions_of
 from stream.filelog_source import PartitionReader
-from stream.position import Partition
+from stream.position import Offset, Partition
 from stream.source import Rejected
 
 _NOTHING: Final = (
@@ -119,15 +120,33 @@ def log_lines(
 ) -> Iterator[LogLine | Rejected]:
     """Yield the events of a file log, partitions merged by time, each in its own order."""
     partitions = sorted(p for topic in set(topics) for p in partitions_of(root, topic))
-    logs = (
-        _Clock(i, p, MAX_LINE_BYTES).lines(PartitionReader(folder_of(root, p), p, None))
-        for i, p in enumerate(partitions)
-    )
-    yield from _merged(logs, from_ms, until_ms)
+    readers = (PartitionReader(folder_of(root, p), p, None) for p in partitions)
+    yield from _merged(_clocked(partitions, readers), from_ms, until_ms)
+
+
+def archive_lines(
+    root: Path,
+    topics: Sequence[str],
+    *,
+    from_ms: int | None = None,
+    until_ms: int | None = None,
+) -> Iterator[LogLine | Rejected]:
+    """Yield the events of an archive, as `log_lines` does those of the log it was made of."""
+    catalog = Catalog(root)
+    partitions = catalog.partitions(topics)
+    logs = (ArchiveLog(catalog, p, Offset(0), from_ms, until_ms) for p in partitions)
+    yield from _merged(_clocked(partitions, logs), from_ms, until_ms)
 
 
 # (clock, log, number, event): what logs are merged by
 _Clocked = tuple[int, int, int, LogLine | Rejected]
+
+
+def _clocked(
+    partitions: Iterable[Partition], logs: Iterable[PartitionLog]
+) -> Iterator[Iterator[_Clocked]]:
+    for i, (partition, log) in enumerate(zip(partitions, logs, strict=True)):
+        yield _Clock(i, partition, MAX_LINE_BYTES).lines(log)
 
 
 def _merged(

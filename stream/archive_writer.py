@@ -60,20 +60,18 @@ class ArchiveWriter:
     def __init__(
         self,
         root: Path,
-        partitions: Sequence[Partition],
         config: ArchiveConfig | None = None,
         *,
         clock: Callable[[], float] = lambda: 0.0,
         now_ms: Callable[[], int] | None = None,
     ) -> None:
-        """Open the archive, to go on at ``position``.
+        """Open the archive. `begin` with what is read from ``position`` on.
 
-        ``partitions`` are those of the source. ``clock`` in seconds decides when a commit is due.
-        Of ages, the newest event is the measure, but no later than ``now_ms``.
+        ``clock`` in seconds decides when a commit is due. Of ages, the newest event is the measure,
+        but no later than ``now_ms``.
         Raises `ArchiveInUse`, `ArchiveError`.
         """
         self._root, self._config = root, config or ArchiveConfig()
-        self._partitions = tuple(partitions)
         self._clock, self._now_ms = clock, now_ms
         self._open = contextlib.ExitStack()
         self._open.enter_context(_locked(root))
@@ -81,26 +79,40 @@ class ArchiveWriter:
             self._commits = Commits(root)
             last = self._commits.last
             self.position = last.position if last else Position()  # the next event to read
-            self._check_partitions(last)
             self._letters = DeadLetterFile(root / LETTERS)
             self._letters.restore(last.letters if last else DeadLetterFile.NOTHING)
             self._sweep()
         except BaseException:
             self._open.close()
             raise
-        self._at = self.position  # the next event to take
-        self._buffer = Buffer(self._partitions)
-        self._names: dict[int, str] = {}
-        self._since: float | None = None  # when the first of the buffer came
         self._newest_ms = max((f.last_ms for f in self._commits.files()), default=0)
         self.events = last.events if last else 0  # archived, those of earlier runs included
         self.expired = last.expired if last else 0  # older than what is kept, when they came
+        self.begin(last.partitions if last else ())
 
     def __enter__(self) -> "ArchiveWriter":
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def begin(self, partitions: Sequence[Partition]) -> None:
+        """Go on with a source of ``partitions`` that was opened at ``position``.
+
+        What was added and not committed is forgotten: it is read again. Raises `ArchiveError`.
+        """
+        last = self._commits.last
+        self._partitions = tuple(partitions)
+        self._check_partitions(last)
+        self._at = self.position  # the next event to take
+        self._buffer = Buffer(self._partitions)
+        self._names: dict[int, str] = {}  # of scenes: a source tells them anew
+        self._since: float | None = None  # when the first of the buffer came
+
+    @property
+    def files(self) -> list[ArchiveFile]:
+        """The Parquet files of the archive."""
+        return list(self._commits.files())
 
     @property
     def waiting(self) -> int:

@@ -14,6 +14,7 @@ NAMES = (
     "replay",
     "train",
     "worker",
+    "archive",
     "topics",
     "produce",
     "simulate",

@@ -112,6 +112,7 @@ def every_command(place, tmp_path):
         "features": ["features", "check", "--config", config, "--input", place / "log"],
         "replay": ["replay", "--config", config, "--input", place / "log"],
         "train": ["train", "--config", config, "--log", place / "log", "--until-end"],
+        "archive": ["archive", "--log", place / "log", "--into", tmp_path / "a", "--until-end"],
         "simulate": ["simulate", "--out", tmp_path / "w.ndjson", "--impressions", 500],
         "compare": ["compare", place / "run", place / "run"],
         "checkpoints": ["checkpoints", "verify", place / "run"],
