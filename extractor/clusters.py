@@ -130,20 +130,21 @@ class Clusters:
         return units
 
     def _seeded(self, units: F32) -> F32:
-        """Return first centres, each drawn far from those before (k-means++, 2007)."""
+        """Return first centres, each far from those before: greedy k-means++ (2007)."""
         rng = np.random.default_rng(self._config.seed)
         if len(units) > _DRAWN * self.k:
             units = units[np.sort(rng.choice(len(units), _DRAWN * self.k, replace=False))]
         centres = np.zeros((self.k, self.width), np.float32)
         centres[0] = units[rng.integers(len(units))]
-        distance = np.maximum(1.0 - (units @ centres[0]).astype(np.float64), 0.0)
+        distance = _distances(units, centres[:1])[:, 0]
+        tries = 2 + int(np.log(self.k))  # the best of some: one alone may hit a group twice
         for number in range(1, self.k):
-            distance[distance < _ALIKE] = 0.0
             if not distance.any():  # fewer directions than clusters: the rest stay empty
                 break
-            row = int(rng.choice(len(units), p=distance / distance.sum()))
-            centres[number] = units[row]
-            distance = np.minimum(distance, np.maximum(1.0 - units @ centres[number], 0.0))
+            rows = rng.choice(len(units), tries, p=distance / distance.sum())
+            left = np.minimum(distance[:, None], _distances(units, units[rows]))
+            best = int(left.sum(axis=0).argmin())
+            centres[number], distance = units[rows[best]], left[:, best]
         return centres
 
     def _settle(self, units: F32, rounds: int) -> None:
@@ -246,6 +247,13 @@ def _units(vectors: Vectors) -> F32:
         np.divide(rows, norms, out=rows, where=norms > 0)
         out[part] = rows
     return out
+
+
+def _distances(units: F32, centres: F32) -> F64:
+    """Return 1 − cosine (n, c), half the squared distance of directions; alike ones have none."""
+    distance = 1.0 - (units @ centres.T).astype(np.float64)
+    distance[distance < _ALIKE] = 0.0
+    return distance
 
 
 def _likeness(units: F32, centres: F32) -> F32:
