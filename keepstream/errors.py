@@ -2,7 +2,19 @@
 
 from keepstream.commands.command import UsageError
 from keepstream.config import ConfigError
-from knowledge_store.errors import KnowledgeError
+from knowledge_store.errors import (
+    BaseTrainedLater,
+    FutureKnowledge,
+    KindsDiffer,
+    KnowledgeError,
+    NoGeneration,
+    NoStore,
+    NoSuchGeneration,
+    NothingToRollBack,
+    SwitchOutOfOrder,
+    UnknownKind,
+    WrongVectors,
+)
 from replay.errors import InputError, MappingError
 from stream.copartitioned import PartitionsDiffer
 from stream.deadletters import NotDeadLetters
@@ -17,18 +29,28 @@ from trainer.errors import EmbeddingError, ModelError, TrainingDiverged
 from trainer.schema import FeatureSchemaError
 
 USAGE_ERRORS = (  # exit code 2: what was asked for cannot be served
+    BaseTrainedLater,
     ConfigError,
     FeatureSchemaError,
+    FutureKnowledge,
     KafkaSettingError,
+    KindsDiffer,
     MappingError,
     MissingFeature,
     ModelError,
+    NoGeneration,
+    NoStore,
+    NoSuchGeneration,
     NoSuchTopic,
     NoSuchTopicInKafka,
+    NothingToRollBack,
     PartitionsDiffer,
     SchemaError,
+    SwitchOutOfOrder,
+    UnknownKind,
     UnknownLabelAction,
     UsageError,
+    WrongVectors,
 )
 KNOWN_ERRORS = (  # exit code 1: it was tried, and failed
     CheckpointError,

@@ -20,6 +20,7 @@ NAMES = (
     "simulate",
     "compare",
     "checkpoints",
+    "knowledge",
     "deadletters",
     "status",
 )

@@ -5,6 +5,7 @@ import shlex
 import subprocess
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from keepstream.cli import main, parser
@@ -21,6 +22,15 @@ def parser_of(name: str) -> argparse.ArgumentParser:
     """Return the parser of a command."""
     actions = [a for a in parser()._actions if isinstance(a, argparse._SubParsersAction)]
     return actions[0].choices[name]
+
+
+def options_of(parser: argparse.ArgumentParser) -> set[str]:
+    """Return the long options of a command and of its sub-commands."""
+    found = {o for o in parser._option_string_actions if o.startswith("--")}
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            found = found.union(*map(options_of, action.choices.values()))
+    return found
 
 
 def place_of(name: str) -> str:
@@ -47,7 +57,7 @@ def test_a_command_says_what_it_is_and_how_it_is_called(command):
 def test_a_command_has_its_place_on_the_page(command):
     """What is not documented does not exist; what is documented must exist."""
     place = place_of(command.name)
-    options = {o for o in parser_of(command.name)._option_string_actions if o.startswith("--")}
+    options = options_of(parser_of(command.name))
 
     assert f"[`{command.name}`](#{command.name})" in PAGE
     documented = set(re.findall(r"`(--[a-z-]+)", place))
@@ -97,6 +107,9 @@ def place(tmp_path_factory):
     write_log(folder / "log", messages(2_000))
     told("replay", "--config", configured(folder), "--input", folder / "log",
          "--run", folder / "run", "--quiet")  # fmt: skip
+    np.savez(folder / "items.npz", id=np.arange(1, 9), vector=np.eye(8))
+    told("knowledge", "build", "--store", folder / "knowledge", "--from", folder / "items.npz",
+         "--trained-until", 0)  # fmt: skip
     return folder
 
 
@@ -116,6 +129,7 @@ def every_command(place, tmp_path):
         "simulate": ["simulate", "--out", tmp_path / "w.ndjson", "--impressions", 500],
         "compare": ["compare", place / "run", place / "run"],
         "checkpoints": ["checkpoints", "verify", place / "run"],
+        "knowledge": ["knowledge", "list", "--store", place / "knowledge"],
         "deadletters": ["deadletters", place / "run"],
         "status": ["status", place / "run"],
     }
