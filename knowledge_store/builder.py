@@ -22,6 +22,7 @@ from knowledge_store.errors import (
     UnknownKind,
     WrongVectors,
     named,
+    refusals_named,
 )
 from knowledge_store.kinds import Kind
 from knowledge_store.layout import (
@@ -68,10 +69,11 @@ class GenerationBuilder:
         """Take the lock of builds. Raises `StoreBusy`, `KindsDiffer`, and for a base `verify`'s."""
         with ExitStack() as stack:
             descriptor = stack.enter_context(building(self._root))
-            sweep(self._root)
-            if self._base_name is not None:
-                self._base = self._sound_base(self._base_name)
-            self._number = next_number(self._root, descriptor)
+            with refusals_named(self._root):
+                sweep(self._root)
+                if self._base_name is not None:
+                    self._base = self._sound_base(self._base_name)
+                self._number = next_number(self._root, descriptor)
             self._open = stack.pop_all()
         return self
 

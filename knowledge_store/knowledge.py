@@ -56,7 +56,7 @@ class Knowledge:
         self.kinds: Mapping[str, Kind] = self._kinds_of_last()
 
     def follow(self, schedule: Schedule) -> None:
-        """Go by another schedule from the next look-up on; what is open and still in it stays."""
+        """Go by another schedule from the next look-up on; readers that are open stay so."""
         self.schedule = schedule
 
     def look_up(self, kind: str, ids: U64, at_ms: int | I64) -> Vectors:
@@ -67,23 +67,32 @@ class Knowledge:
         """
         if kind not in self.kinds:
             raise UnknownKind(kind, str(self.store.root), list(self.kinds))
-        ids = np.asarray(ids, np.uint64)
-        times = np.broadcast_to(np.asarray(at_ms, np.int64), ids.shape)
-        which = self.schedule.at(times)
-        used = np.unique(which).tolist()
-        if len(used) == 1 and used[0] >= 0:  # nearly always
-            found = self._reader(self.schedule.switches[used[0]]).get_many(kind, ids, times)
-        else:
-            width, dtype = self.kinds[kind].width, self.kinds[kind].dtype
-            found = Vectors(np.zeros((ids.size, width), dtype), np.zeros(ids.size, np.bool_))
-            for index in used:
-                if index >= 0:
-                    mine = which == index
-                    reader = self._reader(self.schedule.switches[index])
-                    part = reader.get_many(kind, ids[mine], times[mine])
-                    found.values[mine], found.present[mine] = part.values, part.present
-        self._let_go({self.schedule.switches[i].generation for i in used if i >= 0})
+        if ids.size == 0:
+            return self._nothing(kind, 0)
+        first, last = self.schedule.at(np.array([np.min(at_ms), np.max(at_ms)], np.int64)).tolist()
+        if first == last >= 0:  # nearly always: one generation for all
+            switch = self.schedule.switches[last]
+            found = self._reader(switch).get_many(kind, ids, at_ms)
+            self._let_go({switch.generation})
+            return found
+        return self._by_stretches(kind, ids, np.broadcast_to(np.asarray(at_ms), ids.shape))
+
+    def _by_stretches(self, kind: str, ids: U64, at_ms: I64) -> Vectors:
+        found = self._nothing(kind, ids.size)
+        which = self.schedule.at(at_ms)
+        used = set()
+        for index in np.unique(which[which >= 0]).tolist():
+            mine = which == index
+            switch = self.schedule.switches[index]
+            part = self._reader(switch).get_many(kind, ids[mine], at_ms[mine])
+            found.values[mine], found.present[mine] = part.values, part.present
+            used.add(switch.generation)
+        self._let_go(used)
         return found
+
+    def _nothing(self, kind: str, n: int) -> Vectors:
+        vectors = np.zeros((n, self.kinds[kind].width), self.kinds[kind].numpy)
+        return Vectors(vectors, np.zeros(n, np.bool_))
 
     @property
     def open_generations(self) -> list[str]:

@@ -21,6 +21,7 @@ from knowledge_store.errors import (
     StoreInconsistent,
     SwitchesCorrupt,
     SwitchOutOfOrder,
+    refusals_named,
 )
 from knowledge_store.kinds import Kind
 from knowledge_store.layout import (
@@ -115,15 +116,15 @@ class KnowledgeStore:
     def activate(self, name: str, from_ms: int) -> Switch:
         """Put a generation in force from an event time (ms) on; return the switch.
 
+        Every byte of it is read before, so that no reader meets a damaged one first.
         One that is in force stays so, from when it was. Raises `FutureKnowledge` where it has
         learned from that time, `SwitchOutOfOrder` before the last switch, `GenerationCorrupt`.
         """
+        manifest = self._sound(name)
+        if from_ms < manifest.trained_until_ms:
+            raise FutureKnowledge(name, from_ms, manifest.trained_until_ms)
         with switching(self.root):
-            manifest = self.manifest(name)
-            if fault := manifest.fault(self.path(name), deep=False):
-                raise GenerationCorrupt(self.path(name), fault)
-            if from_ms < manifest.trained_until_ms:
-                raise FutureKnowledge(name, from_ms, manifest.trained_until_ms)
+            self.path(name)  # pruned meanwhile
             schedule = self.schedule()
             last = schedule.last
             if last is not None and last.generation == name and last.from_ms <= from_ms:
@@ -145,9 +146,7 @@ class KnowledgeStore:
             if last is None or not earlier:
                 raise NothingToRollBack(self.root)
             before = earlier[-1]
-            path = self.path(before.generation)
-            if fault := self.manifest(before.generation).fault(path, deep=False):
-                raise GenerationCorrupt(path, fault)
+            self._sound(before.generation)
             kept = switches[: switches.index(before) + 1]
             if from_ms is None or from_ms == last.from_ms:
                 self._write(Schedule(kept))
@@ -166,6 +165,7 @@ class KnowledgeStore:
         if keep < 1:
             raise ValueError("keep must be at least 1")
         with building(self.root), switching(self.root):
+            sweep(self.root)
             schedule = self.schedule()
             kept = {m.name for m in self.generations()[-keep:]}
             oldest = min((number_of(name) or 0 for name in kept), default=0)
@@ -176,15 +176,17 @@ class KnowledgeStore:
                 for path in self.folders()
                 if path.name not in kept and (number_of(path.name) or 0) < oldest
             ]
-            gone = {path.name for path in doomed}
-            switches = list(schedule)
-            for i in reversed(range(len(switches))):
-                if switches[i].generation in gone:
-                    self._write(Schedule(switches[i + 1 :]))  # first: no switch leads nowhere
-                    break
+            names = {path.name for path in doomed}
+            named = {switch.generation for switch in schedule}
             for path in doomed:
-                delete(path)
-            sweep(self.root)
+                if path.name not in named:
+                    delete(path)  # first: it makes room for CURRENT, should there be none
+            ends = [i for i, switch in enumerate(schedule, 1) if switch.generation in names]
+            if ends:
+                self._write(Schedule(schedule.switches[ends[-1] :]))  # no switch leads nowhere
+            for path in doomed:
+                if path.name in named:
+                    delete(path)
             return [path.name for path in doomed]
 
     def build(self, kinds: Mapping[str, Kind], base: str | None = None) -> GenerationBuilder:
@@ -230,11 +232,18 @@ class KnowledgeStore:
         if faults:
             raise StoreInconsistent(self.root, faults)
 
+    def _sound(self, name: str) -> Manifest:
+        manifest, path = self.manifest(name), self.path(name)
+        if fault := manifest.fault(path, deep=True):
+            raise GenerationCorrupt(path, fault)
+        return manifest
+
     def _write(self, schedule: Schedule) -> None:
-        """Replace CURRENT: 1 write aside, 2 rename, 3 sync the folder."""
+        """Replace CURRENT: 1 write aside, 2 rename, 3 sync the folder. Raises `StoreFull`."""
         aside = self.root / f".{CURRENT}-new"
         switches = [{"from_ms": s.from_ms, "generation": s.generation} for s in schedule]
         said = {"format": FORMAT, "switches": switches}
-        write_synced(aside, orjson.dumps(said, option=orjson.OPT_INDENT_2) + b"\n")  # 1
-        aside.replace(self.root / CURRENT)  # 2
-        sync_folder(self.root)  # 3
+        with refusals_named(self.root / CURRENT):
+            write_synced(aside, orjson.dumps(said, option=orjson.OPT_INDENT_2) + b"\n")  # 1
+            aside.replace(self.root / CURRENT)  # 2
+            sync_folder(self.root)  # 3
