@@ -1,11 +1,10 @@
 """The plug: frozen knowledge added to a model's hidden layers, without touching its tensors."""
 
-# B examples, K knowledge width, W width of a kind, X width into a layer, H width of the layer,
-# R rank of the gates
+# B examples, W width of the kinds used, X width into a layer, H width of the layer, R gates' rank
 
 import math
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Final
 
@@ -22,7 +21,7 @@ from networks.shape import ModelShape
 class _Fed(threading.local):
     """What this thread's forward pass is given: a model is the same for all threads."""
 
-    vectors: Sequence[Tensor] = ()
+    knowledge_BW: Tensor | None = None
     reached: frozenset[int] = frozenset()
 
 
@@ -30,14 +29,14 @@ _FED: Final = _Fed()
 
 
 class Plug(nn.Module):
-    """``h = act(W x + b + Σ_kinds gate(x) ⊙ P k)`` at hidden layers of a `Tower`.
+    """``h = act(W x + b + gate(x) ⊙ Σ_kinds P k)`` at hidden layers of a `Tower`.
 
     After KEEP (Zhang et al., CIKM 2022): knowledge is added to a pre-activation, so the tensors of
-    a trained model stay as they are and go on learning. The gate is that of MKT's GLU (arXiv
-    2402.19101), of low rank unless told otherwise; mode ``add`` has none. P begins at zero, so
-    the model answers to the bit as without its plug, and the other weights' first step is the
-    same. A kind that an example lacks adds exactly nothing: P has no bias. k is an input and
-    gets no gradient.
+    a trained model stay as they are and go on learning. The gate, ``sigmoid(V U x + c)``, is MKT's
+    (arXiv 2402.19101) at a low rank: one for all kinds of a layer, or one for each; mode ``add``
+    has none. P begins at zero, so the model answers to the bit as without its plug, and the other
+    weights' first step is the same. A kind that an example lacks adds exactly nothing: P has no
+    bias. k is an input and gets no gradient.
 
     First weights depend on the seed alone, and not on torch's generator.
     """
@@ -98,18 +97,19 @@ class Plug(nn.Module):
     @contextmanager
     def fed(self, inputs: Inputs) -> Iterator[None]:
         """Within, forward passes of the tower in this thread are of the examples ``inputs``."""
-        _FED.vectors, _FED.reached = self._select(inputs), frozenset()
+        _FED.knowledge_BW, _FED.reached = self._select(inputs), frozenset()
         try:
             yield
         finally:
-            _FED.vectors = ()
+            _FED.knowledge_BW = None
 
     def add(self, i: int, x_BX: Tensor, pre_BH: Tensor) -> Tensor:
         """Return the pre-activation of hidden layer ``i`` with the knowledge that is `fed`."""
-        if str(i) not in self.layers or not _FED.vectors:
+        knowledge_BW = _FED.knowledge_BW
+        if knowledge_BW is None or str(i) not in self.layers:
             return pre_BH
         _FED.reached |= {i}
-        plugged_BH: Tensor = self.layers[str(i)](x_BX, pre_BH, _FED.vectors)
+        plugged_BH: Tensor = self.layers[str(i)](x_BX, pre_BH, knowledge_BW)
         return plugged_BH
 
     def unreached(self) -> list[int]:
@@ -118,51 +118,58 @@ class Plug(nn.Module):
 
 
 class PlugLayer(nn.Module):
-    """What a plug has at one hidden layer: a projection and a gate for each kind."""
+    """What a plug has at one hidden layer: a projection of each kind, and the gates."""
 
     def __init__(
         self, config: PlugConfig, width: int, hidden: int, kinds: Mapping[str, int]
     ) -> None:
         """Stand beside a layer from ``width`` to ``hidden``."""
         super().__init__()
-        gated, rank = config.mode == "gated", config.gate_rank
-        self.narrow = nn.Linear(width, rank, bias=False) if gated and rank is not None else None
-        into = width if rank is None else rank
-        self.kinds = list(kinds)
-        for kind, of_kind in kinds.items():
-            self.add_module(f"of_{kind}", nn.Linear(of_kind, hidden, bias=False))
-            if gated:
-                self.add_module(f"gate_of_{kind}", nn.Linear(into, hidden))
+        self.kinds = dict(kinds)
+        self.of = nn.ParameterDict(
+            {f"{kind}_HW": torch.empty(hidden, each) for kind, each in kinds.items()}
+        )
+        self.narrow: nn.Linear | None = None
+        self.gates = nn.ModuleDict()
+        if config.mode == "gated":
+            if config.gate_rank is not None:
+                self.narrow = nn.Linear(width, config.gate_rank, bias=False)
+            into = config.gate_rank or width
+            for gate in kinds if config.gates == "kind" else [""]:
+                self.gates[f"gate_{gate}"] = nn.Linear(into, hidden)
 
     def begin(self, generator: torch.Generator) -> None:
         """Draw the gates, as torch does; set the projections to zero."""
         with torch.no_grad():
             for name, weight in self.named_parameters():
-                if name.startswith("of_") or weight.ndim == 1:
+                if name.startswith("of.") or weight.ndim == 1:
                     weight.zero_()  # a gate without a bias is half open
                 else:
                     bound = 1 / math.sqrt(weight.shape[1])
                     weight.uniform_(-bound, bound, generator=generator)
 
     def fitting(self, weights: Mapping[str, Tensor]) -> set[str]:
-        """Return the names of the weights that go on: of kinds all of which fits."""
+        """Return the names of the weights that go on: those of kinds all of which fits."""
         own = dict(self.named_parameters())
         fits = {n for n, w in own.items() if n in weights and weights[n].shape == w.shape}
-        if not {n for n in own if n.startswith("narrow.")} <= fits:
-            return set()  # gates say something else behind another one
-        kinds = {k for k in self.kinds if {n for n in own if _is_of(k, n)} <= fits}
-        return {n for n in fits if n.startswith("narrow.") or any(_is_of(k, n) for k in kinds)}
+        by_kind = {kind: {n for n in own if _is_of(kind, n)} for kind in self.kinds}
+        shared = own.keys() - set().union(*by_kind.values())
+        if not shared <= fits:
+            return set()  # what has been learned behind one gate is wrong behind another
+        return shared.union(*(names for names in by_kind.values() if names <= fits))
 
-    def forward(self, x_BX: Tensor, pre_BH: Tensor, vectors: Sequence[Tensor]) -> Tensor:
-        """Return (B, H) ``pre_BH`` plus each kind's part, ``vectors`` (B, W) in their order."""
+    def forward(self, x_BX: Tensor, pre_BH: Tensor, knowledge_BW: Tensor) -> Tensor:
+        """Return (B, H) ``pre_BH`` with the kinds' vectors, side by side, projected and added."""
+        if not self.gates:
+            return torch.addmm(pre_BH, knowledge_BW, torch.cat([*self.of.values()], dim=1).T)
         x_BR = x_BX if self.narrow is None else self.narrow(x_BX)
-        for kind, k_BW in zip(self.kinds, vectors, strict=True):
-            of_kind_BH = self.get_submodule(f"of_{kind}")(k_BW)
-            gate = self._modules.get(f"gate_of_{kind}")
-            if gate is None:
-                pre_BH = pre_BH + of_kind_BH
-            else:
-                pre_BH = torch.addcmul(pre_BH, gate(x_BR).sigmoid(), of_kind_BH)
+        gates_BH = [gate(x_BR).sigmoid() for gate in self.gates.values()]
+        if len(gates_BH) == 1:
+            of_all_BH = knowledge_BW @ torch.cat([*self.of.values()], dim=1).T
+            return torch.addcmul(pre_BH, gates_BH[0], of_all_BH)
+        of_kinds = torch.split(knowledge_BW, [*self.kinds.values()], dim=1)
+        for gate_BH, k_BW, p_HW in zip(gates_BH, of_kinds, self.of.values(), strict=True):
+            pre_BH = torch.addcmul(pre_BH, gate_BH, k_BW @ p_HW.T)
         return pre_BH
 
 
@@ -191,7 +198,7 @@ def find_tower(network: nn.Module) -> Tower:
 
 
 def _is_of(kind: str, name: str) -> bool:
-    return name.startswith((f"of_{kind}.", f"gate_of_{kind}."))
+    return name == f"of.{kind}_HW" or name.startswith(f"gates.gate_{kind}.")
 
 
 def _under(prefix: str, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -6,6 +6,7 @@ from typing import Final
 from networks.shape import ModelShape
 
 MODES: Final = ("none", "gated", "add", "concat")
+GATES: Final = ("layer", "kind")
 MATCH: Final = "match"  # user ⊙ item, made here: a store never holds it
 FACTORS: Final = ("user", "item")
 
@@ -24,11 +25,14 @@ class PlugConfig:
     mode: str = "gated"  # or none, add (no gate), concat (as inputs)
     kinds: tuple[str, ...] = ()  # none named: all that examples carry, "match" apart
     layers: tuple[int, ...] = (0,)  # hidden layers of the tower, from 0: the widest says most
-    gate_rank: int | None = 16  # of the gates' matrices; None, full, takes three times as long
+    gates: str = "layer"  # one for all kinds of a layer; "kind": one each, at twice the time
+    gate_rank: int | None = 16  # of a gate's matrix: None, full, takes three times as long
 
     def __post_init__(self) -> None:
         if self.mode not in MODES:
             raise PlugError(f"There is no plug {self.mode!r}: write one of {', '.join(MODES)}.")
+        if self.gates not in GATES:
+            raise PlugError(f"There are no gates {self.gates!r}: write one of {', '.join(GATES)}.")
         for name in ("kinds", "layers"):
             values = getattr(self, name)
             if len(set(values)) < len(values):

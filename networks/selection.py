@@ -1,6 +1,6 @@
 """What a model takes of the knowledge that examples carry."""
 
-# B examples, K knowledge width, W width of a kind, D numbers
+# B examples, K knowledge width, W width of what is used of it, D numbers
 
 from dataclasses import replace
 
@@ -29,18 +29,20 @@ class Selection:
             self._columns[kind] = slice(end, end + width)
             end += width
 
-    def __call__(self, inputs: Inputs) -> list[Tensor]:
-        """Return each kind's vectors (B, W); zero where an example has none."""
-        return [
-            self._of(inputs, FACTORS[0]) * self._of(inputs, FACTORS[1])
-            if kind == MATCH
-            else self._of(inputs, kind)
-            for kind in self.widths
-        ]
+        self._all = tuple(self.widths.items()) == shape.knowledge
 
-    def _of(self, inputs: Inputs, kind: str) -> Tensor:
+    def __call__(self, inputs: Inputs) -> Tensor:
+        """Return the kinds' vectors (B, W), side by side; zero where an example has none."""
         assert inputs.knowledge_BK is not None, "the learner gives it to every batch"
-        return inputs.knowledge_BK[:, self._columns[kind]]
+        if self._all:
+            return inputs.knowledge_BK
+        return torch.cat([self._of(inputs.knowledge_BK, kind) for kind in self.widths], dim=1)
+
+    def _of(self, knowledge_BK: Tensor, kind: str) -> Tensor:
+        if kind == MATCH:
+            user_BU, item_BU = (knowledge_BK[:, self._columns[each]] for each in FACTORS)
+            return user_BU * item_BU
+        return knowledge_BK[:, self._columns[kind]]
 
 
 class Appended:
@@ -68,5 +70,5 @@ class Appended:
     def __call__(self, inputs: Inputs) -> Inputs:
         """Return ``inputs`` with knowledge among the numbers (B, D)."""
         assert inputs.known_BJ is not None
-        numbers_BD = torch.cat([inputs.numbers_BD, *self._select(inputs), inputs.known_BJ], dim=1)
+        numbers_BD = torch.cat([inputs.numbers_BD, self._select(inputs), inputs.known_BJ], dim=1)
         return replace(inputs, numbers_BD=numbers_BD, knowledge_BK=None, known_BJ=None)

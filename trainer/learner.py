@@ -99,8 +99,8 @@ class Learner:
             max_rows=max_rows,
             seed=seed,
         )
-        self._dense = DenseWeights(self.network, config)
-        self._plugged = None if self.plug is None else DenseWeights(self.plug, config)
+        plugs = {} if self.plug is None else {"plug": self.plug}
+        self._dense = DenseWeights({"model": self.network, **plugs}, config)
 
     def score(self, batch: Batch) -> F32:
         """Return the click probabilities p (B,); changes nothing."""
@@ -125,15 +125,12 @@ class Learner:
             raise TrainingDiverged(self.steps, "loss", value)
         # The sum over examples, not their mean: so that what a row learns from an example does not
         # depend on how many others share the batch. The dense gradients are divided again below.
-        parts = [part for part in (self._dense, self._plugged) if part is not None]
-        for part in parts:
-            part.forget_gradients()
+        self._dense.forget_gradients()
         (loss * len(batch)).backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
-        norms = [part.norm(len(batch)) for part in parts]
-        if not np.isfinite(norms).all():
-            raise TrainingDiverged(self.steps, "gradient's norm", max(norms, key=np.isnan))
-        for part, norm in zip(parts, norms, strict=True):
-            part.step(len(batch), norm)
+        norms = self._dense.norms(len(batch))
+        if not np.isfinite(total := sum(norms)):
+            raise TrainingDiverged(self.steps, "gradient's norm", total)
+        self._dense.step(len(batch), norms)
         if self.shape.numbers:
             self.norm.update(_tensor(batch.numbers[: batch.fresh]))
         self.base_rate.update(batch.label[: batch.fresh])
@@ -172,11 +169,12 @@ class Learner:
         for rate, saved in zip(self.task_rates, state.get("task_rates", {}).values(), strict=True):
             rate.restore(saved)
         self.calibration.restore(state["calibration"])
-        self._dense.restore_moments(state.get("adam", {}))
-        if self.plug is not None and self._plugged is not None:
+        moments = state.get("adam", {})
+        self._dense.restore_moments("model", moments, moments.keys())
+        if self.plug is not None:
             plug = state.get("plug", {})
             names = self.plug.take_over(plug.get("mode"), tensors(plug.get("weights", {})))
-            self._plugged.restore_moments(plug.get("adam", {}), names)
+            self._dense.restore_moments("plug", plug.get("adam", {}), names)
         self.table.restore(state["table"])
 
     def adopt(self, state: State) -> None:
@@ -212,18 +210,18 @@ class Learner:
         state = {
             "steps": self.steps,
             "dense": arrays(self.network.state_dict()),
-            "adam": self._dense.moments(),
+            "adam": self._dense.moments("model"),
             "norm": arrays(self.norm.state_dict()),
             "base_rate": self.base_rate.state(),
             "calibration": self.calibration.state(),
         }
         if self.task_rates:
             state["task_rates"] = {str(t): r.state() for t, r in enumerate(self.task_rates, 1)}
-        if self.plug is not None and self._plugged is not None:
+        if self.plug is not None:
             state["plug"] = {
                 "mode": self.plug.config.mode,
                 "weights": arrays(self.plug.state_dict()),
-                "adam": self._plugged.moments(),
+                "adam": self._dense.moments("plug"),
             }
         return state
 
@@ -310,11 +308,12 @@ def _knowledge(batch: Batch, shape: ModelShape) -> tuple[Tensor, Tensor]:
             f"({shape.knowledge}): give Batch.knowledge (B, {sum(widths)}) and known "
             f"(B, {len(widths)})."
         )
-    known_BJ, knowledge_BK = _tensor(known), _tensor(knowledge).float()
-    if not known.all():  # whatever stands in the place of what is missing
-        known_BK = known_BJ.repeat_interleave(torch.tensor(widths), dim=1)
-        knowledge_BK = torch.where(known_BK, knowledge_BK, 0.0)
-    return knowledge_BK, known_BJ.float()
+    knowledge_BK = _tensor(knowledge).to(torch.float32, copy=True)  # the batch stays as it is
+    vectors_BK, end = knowledge_BK.numpy(), 0
+    for kind, width in enumerate(widths):  # whatever stands in the place of what is missing
+        vectors_BK[np.flatnonzero(~known[:, kind]), end : end + width] = 0.0
+        end += width
+    return knowledge_BK, _tensor(known).float()
 
 
 def _other_labels(batch: Batch, tasks: int) -> F32:
