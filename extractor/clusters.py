@@ -30,7 +30,7 @@ class ClustersConfig:
     rounds: int = 20  # of a first fit; the centres hardly move after
     warm_rounds: int = 3  # of a refresh, which starts where the last one ended
     margin: float = 0.05  # by so much must another centre's cosine be better to take an item over
-    sample: int = 262_144  # vectors that the centres are fitted on: bounds time, 64 MB at W = 64
+    sample: int = 131_072  # vectors that the centres are fitted on: bounds time, 32 MB at W = 64
     seed: int = 0  # of the sample and the first centres
 
 

@@ -168,16 +168,15 @@ def test_a_nearly_singular_moment_is_not_blown_up():
 
 
 def test_what_the_entities_leave_open_is_not_turned():
-    """With two entities in eight dimensions six axes are free: they stay where they are."""
+    """Two entities in eight dimensions turn their own plane; what is across it stays."""
     rng = np.random.default_rng(5)
-    last = np.zeros((2, W), np.float32)
-    last[:, :2] = rng.normal(size=(2, 2))
-    turn = np.eye(W)
-    turn[:2, :2] = rotation(rng, 2)
+    plane = rotation(rng)[:2]
+    turn = np.eye(W) + plane.T @ (rotation(rng, 2) - np.eye(2)) @ plane
+    last = (rng.normal(size=(2, 2)) @ plane).astype(np.float32)
 
     found = procrustes(gram(mapped(last, turn.T), last))
 
-    np.testing.assert_allclose(turn, found.matrix, atol=1e-4)
+    np.testing.assert_allclose(turn, found.matrix, atol=1e-3)
 
 
 def test_users_and_items_turn_together_and_interactions_on_their_own():

@@ -100,10 +100,14 @@ def test_the_callers_vectors_stay_as_they_are():
 
 
 def test_stored_vectors_are_summed_in_float64():
-    """float16 adds nothing to 2,048 ones: sums of what is stored must not be made in it."""
-    ones = np.ones((10_000, W), np.float16)
+    """A sum in float16 has three digits: what is stored in it must not be added in it."""
+    tenths = np.full((10_000, W), 0.1, np.float16)
+    expected = np.full((W, W), 10_000 * float(tenths[0, 0]) ** 2)
+    gram = Gram(W)
+    gram.add(tenths, tenths)
 
-    np.testing.assert_array_equal(np.full((W, W), 10_000.0), moment(ones))
+    np.testing.assert_allclose(expected, moment(tenths), rtol=1e-12)
+    np.testing.assert_allclose(expected, gram.cross, rtol=1e-12)
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
