@@ -121,6 +121,12 @@ def tables_of_run(path: Path) -> dict[str, Any]:
     return dict(_read_config(config)["tables"]) if config.exists() else {}
 
 
+def plug_of(tables: Mapping[str, Any]) -> str | None:
+    """Return which plug a configuration's tables ask for; None: no knowledge."""
+    said = tables.get("knowledge") or {}
+    return said["plug"] if said.get("store") and said.get("plug") != "none" else None
+
+
 def _started(config: Config, reads: Mapping[str, Any]) -> dict[str, Any]:
     """Return what ``config.json`` holds, as it is read again."""
     started = {
@@ -168,7 +174,10 @@ def _other_config(before: Mapping[str, Any], config: Config) -> str | None:
     plain = before.get("digest_without_knowledge", before["digest"])  # runs from before it had none
     if plain != config.digest(knowledge=False):
         return f"with another configuration ({changed} changed). Restore it"
-    if CONCAT in (_plug(before), config.knowledge.plug if config.knowledge.used else None):
+    if CONCAT in (
+        plug_of(before["tables"]),
+        config.knowledge.plug if config.knowledge.used else None,
+    ):
         return (
             f"with another [knowledge] ({changed} changed), and what {CONCAT!r} gives a model are "
             "inputs, which one that is trained cannot take on or lose. Restore it"
@@ -180,7 +189,7 @@ def _other_knowledge(before: Mapping[str, Any], config: Config) -> str | None:
     """Return what of the knowledge has changed since a run was started, in a line."""
     if before["digest"] == config.digest():
         return None
-    now, old = config.knowledge, _plug(before)
+    now, old = config.knowledge, plug_of(before["tables"])
     if old is None:
         return "[knowledge] is new: the plug is put into the model, which stays as it is."
     if not now.used:
@@ -188,12 +197,6 @@ def _other_knowledge(before: Mapping[str, Any], config: Config) -> str | None:
     changed = _differences(before["tables"], config.as_tables())
     said = ", ".join(name for name in changed if name.startswith("knowledge."))
     return f"{said} changed: what of the plug still fits stays, and the model as it is."
-
-
-def _plug(before: Mapping[str, Any]) -> str | None:
-    """Return which plug a run was started with; None: none."""
-    said = before["tables"].get("knowledge") or {}
-    return said["plug"] if said.get("store") and said.get("plug") != "none" else None
 
 
 def _other_input(before: Mapping[str, Any], now: Mapping[str, Any]) -> str | None:

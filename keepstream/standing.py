@@ -9,7 +9,7 @@ from keepstream.commands.command import UsageError
 from keepstream.config import Config, from_tables
 from keepstream.kafka import groups_of, topics_read
 from keepstream.lag import TopicEnds, group_rows, rows_of, total
-from keepstream.runs import tables_of_run
+from keepstream.runs import RunFolder, plug_of, tables_of_run
 from stream.examples import PROGRESS, NotExamples, Progress
 from stream.handover import OVER
 from stream.kafka_batches import Record
@@ -17,6 +17,7 @@ from stream.kafka_peek import peek
 from stream.kafka_topics import Topics
 from stream.position import Partition, Position
 from trainer.checkpoint import Checkpoint, CheckpointCorrupt, Checkpoints
+from trainer.knowledge_journal import read_journal
 
 
 def config_of_run(folder: Path) -> Config:
@@ -48,7 +49,19 @@ def run_standing(folder: Path) -> dict[str, Any]:
             for topic, number, message, _ in said["position"]
             if message < OVER.message  # a history that was learned is behind every reader
         ],
+        **_knowledge(folder, said["watermark_ms"]),
     }
+
+
+def _knowledge(folder: Path, watermark_ms: int) -> dict[str, Any]:
+    """Return the generation that the newest checkpoint uses; nothing where a run uses none."""
+    journal = RunFolder(folder).journal
+    if not journal.exists() or plug_of(tables_of_run(folder)) is None:
+        return {}
+    used = [t for t in read_journal(journal)[0] if t.from_ms < watermark_ms]
+    if not used:
+        return {}
+    return {"knowledge": {"generation": used[-1].generation, "from_ms": used[-1].from_ms}}
 
 
 def with_lag(standing: dict[str, Any], folder: Path, config: Config) -> dict[str, Any]:

@@ -109,6 +109,9 @@ def _print_run(standing: dict[str, Any], out: TextIO) -> None:
         + (f"{time_text(reached)} UTC" if 0 < reached < _NO_TIME else "the end of its log"),
         file=out,
     )
+    if "knowledge" in standing:
+        used = standing["knowledge"]
+        print(f"knowledge: {used['generation']} since {time_text(used['from_ms'])} UTC", file=out)
     if "lag" in standing:
         print(f"{_lag(standing)} behind", file=out)
     _print_rows(standing["partitions"], out)
