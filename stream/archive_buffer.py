@@ -28,6 +28,12 @@ class Held(dict[str, Column]):
     def __len__(self) -> int:
         return self["ts"].size
 
+    @classmethod
+    def none(cls) -> "Held":
+        """Return no events."""
+        nothing = np.zeros(0, np.int64)
+        return cls(dict.fromkeys(_COLUMNS, nothing), Lines(np.zeros(0, np.uint8), nothing, nothing))
+
     def take(self, index: npt.NDArray[np.intp] | npt.NDArray[np.bool_]) -> "Held":
         """Return the events at ``index``."""
         return Held({name: self[name][index] for name in _COLUMNS}, self.line[index])
@@ -107,8 +113,7 @@ class Buffer:
 
     def _held(self) -> Held:
         if not self._events:
-            nothing = np.zeros(0, np.int64)
-            return Held(dict.fromkeys(_COLUMNS, nothing), Lines(self._data[:0], nothing, nothing))
+            return Held.none()
         ends = np.cumsum(np.concatenate(self._lengths))
         starts = np.append(0, ends[:-1])
         columns = {name: np.concatenate(self._columns[name]) for name in _COLUMNS}

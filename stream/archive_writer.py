@@ -24,7 +24,7 @@ from stream.archive_parquet import write_part
 from stream.deadletters import DeadLetterFile
 from stream.filelog import sync_folder
 from stream.position import Offset, Partition, Position
-from stream.source import Block
+from stream.source import Block, Rejected
 
 _DAY_MS: Final = 24 * HOUR_MS
 
@@ -82,6 +82,9 @@ class ArchiveWriter:
             self._letters = DeadLetterFile(root / LETTERS)
             self._letters.restore(last.letters if last else DeadLetterFile.NOTHING)
             self._sweep()
+        except OSError as error:
+            self._open.close()
+            raise _refused(root, error) from error
         except BaseException:
             self._open.close()
             raise
@@ -104,6 +107,8 @@ class ArchiveWriter:
         last = self._commits.last
         self._partitions = tuple(partitions)
         self._check_partitions(last)
+        if self._partitions != (last.partitions if last else ()):  # readers are to know of them
+            self._append(self.position, Held.none(), ())
         self._at = self.position  # the next event to take
         self._buffer = Buffer(self._partitions)
         self._names: dict[int, str] = {}  # of scenes: a source tells them anew
@@ -147,14 +152,17 @@ class ArchiveWriter:
         position = Position({p: Offset(o.message) for p, o in self._at.offsets.items()})
         if position == self.position:
             return
+        held, letters = self._buffer.take(position)
+        self._append(position, held, letters)
+        self._since = self._clock() if len(self._buffer) else None
+
+    def _append(self, position: Position, held: Held, letters: Sequence[Rejected]) -> None:
         last = self._commits.last
         number = last.number + 1 if last else 1
         before = self._before_ms(last)
-        held, letters = self._buffer.take(position)
         kept = held
         if before is not None and len(held):
             kept = held.take(held["ts"] >= before)
-        expired = len(held) - len(kept)
         written: list[Path] = []
         try:
             files = self._write(kept, number, written)  # 1, 2
@@ -167,7 +175,7 @@ class ArchiveWriter:
                 letters=self._letters.state(),
                 files=files,
                 events=self.events + len(kept),
-                expired=self.expired + expired,
+                expired=self.expired + len(held) - len(kept),
                 before_ms=before,
                 deleted=self._deleted(last, before),
             )
@@ -175,13 +183,9 @@ class ArchiveWriter:
         except OSError as error:
             for path in written:
                 path.unlink(missing_ok=True)  # room, for whoever goes on
-            raise ArchiveError(
-                f"{self._root}: the archive cannot be written ({error.strerror or error}). Make "
-                "room, and start it again: it goes on from its last commit, and nothing is lost."
-            ) from error
+            raise _refused(self._root, error) from error
         self.position, self.events, self.expired = position, commit.events, commit.expired
         self._newest_ms = max([self._newest_ms, *(f.last_ms for f in files)])
-        self._since = self._clock() if len(self._buffer) else None
         if before is not None and (last is None or last.before_ms != before):
             self._sweep()  # 5
 
@@ -260,6 +264,13 @@ class ArchiveWriter:
                 f"{self._root} holds the partition {missing[0]}, which this log has not: it is "
                 "another log. Archive it into another folder."
             )
+
+
+def _refused(root: Path, error: OSError) -> ArchiveError:
+    return ArchiveError(
+        f"{root}: the archive cannot be written ({error.strerror or error}). Make room, and start "
+        "it again: it goes on from its last commit, and nothing is lost."
+    )
 
 
 @contextlib.contextmanager
