@@ -267,8 +267,9 @@ class KnowledgeFeed:
 
     def _switch(self, news: Sequence[Taken]) -> None:
         """Make switches: 1 journal them, 2 look up by them."""
+        schedule = schedule_of((*self._journal.switches, *news))
         self._journal.append(news)  # 1
-        self._knowledge.follow(schedule_of(self._journal.switches))  # 2
+        self._knowledge.follow(schedule)  # 2
         for taken in news:
             self._tell(f"Knowledge: {taken.generation} is in force from {taken.from_ms} ms on.")
 

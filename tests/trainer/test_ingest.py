@@ -93,6 +93,33 @@ def test_what_is_served_is_relative_to_whole_requests(tmp_path: Path) -> None:
     assert all(not a & b for a, b in pairwise(seen))
 
 
+def test_other_actions_are_with_the_examples_where_they_are_asked_for(tmp_path: Path) -> None:
+    """A model of several tasks learns them beside the label; no other run carries the column."""
+    log, clicked = _log(100), Partition(TOPICS[1], 0)
+    did = {"impression_id": "7.5", "user_id": 7, "ts": 1_700_000_007_900, "action": "buy"}
+    lines = log[clicked][0].splitlines()
+    log[clicked] = [b"\n".join([*lines[:8], encode_event(did), *lines[8:]])]
+    tables = {"join": {"window_s": 30}, "features": {"ids": ["item"], "history": 0}}
+
+    batches = {}
+    for tasks in ((), ("buy", "click")):
+        config = from_tables(
+            {**tables, "train": {"tasks": list(tasks)}, "rehearsal": {"batches": 1}}
+        )
+        source = ListSource(event_schema(config), log)
+        ingest = build_ingest(config, source.partitions, tmp_path)
+        items = [item for block in source for item in ingest.feed(block)] + [*ingest.finish()]
+        batches[tasks] = [i.batch for i in items if isinstance(i, LearnItem)]
+
+    assert all(batch.actions is None for batch in batches[()])
+    learned = batches["buy", "click"]
+    assert [len(b) for b in learned] == [len(b.actions) for b in learned if b.actions is not None]
+    fresh = np.concatenate([b.actions[: b.fresh] for b in learned if b.actions is not None])
+    labels = np.concatenate([b.label[: b.fresh] for b in learned])
+    assert np.array_equal(labels, fresh & 1)  # the label's action is the first
+    assert [75] == np.flatnonzero(fresh & 2).tolist()
+
+
 def test_served_scores_come_in_the_order_of_the_impressions(tmp_path: Path) -> None:
     """Each impression is scored once, before the batch that holds it is learned."""
     config = from_tables(

@@ -244,6 +244,25 @@ def test_a_rollback_is_followed_before_and_after_its_switch(four):
     assert [1, 1] == [generation(39), generation(41)]
 
 
+def test_a_run_that_is_thrown_back_does_not_move_a_switch_that_it_made(four, tmp_path):
+    """The activation is older than the switch: noticed again, it must not count from earlier on."""
+    journal = tmp_path / "knowledge.ndjson"
+    activate(four, 1, 0)
+    feed = feed_of(four, live=True, journal=journal)
+    of_item(four, feed, 1)(5)
+    saved = feed.state()
+    of_item(four, feed, 1)(30)
+    activate(four, 2, 10)
+    assert 2 == of_item(four, feed, 1)(31)
+
+    again = feed_of(four, live=True, journal=journal)
+    again.restore(saved)
+    generation = of_item(four, again, 1)
+
+    assert [1, 1, 1, 2] == [generation(second) for second in (6, 7, 30, 31)]
+    assert 2 == len(read_journal(journal)[0])
+
+
 def test_the_store_is_looked_at_every_so_often(four):
     """A look costs a file that is opened: not at every block."""
     now = [100.0]
