@@ -108,6 +108,11 @@ def archive(args: argparse.Namespace, out: TextIO) -> int:
     config = replace(config, kafka=replace(config.kafka, read="events"))
     on_kafka = bool(config.kafka.bootstrap) and args.log is None
     log = args.log or Path(config.log.root)
+    if not on_kafka and (not log.is_dir() or is_archive(log)):
+        raise UsageError(
+            f"{log} is no file log. Name one by --log, or a broker by kafka.bootstrap; any other "
+            "input becomes a log by `keepstream replay --into LOG`."
+        )
     reads = reads_of_topics(config) if on_kafka else reads_of(config, [log])
     _claim(args.into, reads)
     started = time.monotonic()
@@ -163,7 +168,7 @@ def _rule(args: argparse.Namespace) -> ArchiveConfig:
 
 def _claim(into: Path, reads: Mapping[str, Any]) -> None:
     """Say of which log the archive is; refuse another's. Raises `ConfigError`, `ArchiveError`."""
-    before: Mapping[str, Any] = {}
+    now = reads
     if is_archive(into):
         before = describe(into)
         found = difference(before, reads)
@@ -172,10 +177,11 @@ def _claim(into: Path, reads: Mapping[str, Any]) -> None:
                 f"--into {into} is the archive of another log ({found}): a place in that one is "
                 "none in this. Name the same log, or another folder."
             )
+        if before == (now := merged(before, reads)):
+            return
     elif into.exists() and any(not p.name.endswith(".writing") for p in into.iterdir()):
         raise ConfigError(f"--into {into} holds something else: name a new folder.")
-    if not before or before != (now := merged(before, reads)):
-        set_description(into, reads if not before else now)
+    set_description(into, now)
 
 
 def _open(
