@@ -126,9 +126,9 @@ class PlugLayer(nn.Module):
         """Stand beside a layer from ``width`` to ``hidden``."""
         super().__init__()
         self.kinds = dict(kinds)
-        self.of = nn.ParameterDict(
-            {f"{kind}_HW": torch.empty(hidden, each) for kind, each in kinds.items()}
-        )
+        self.of = nn.ParameterDict()
+        for kind, each in kinds.items():  # one by one, for torch would sort them
+            self.of[f"{kind}_HW"] = nn.Parameter(torch.empty(hidden, each))
         self.narrow: nn.Linear | None = None
         self.gates = nn.ModuleDict()
         if config.mode == "gated":

@@ -7,11 +7,14 @@
 import gc
 import json
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any, Final
 
 import numpy as np
 from torch import Tensor
 
+from networks.plug import find_tower
+from networks.plug_config import PlugConfig, PlugError
 from networks.shape import ModelShape
 from stream.state import State, flatten
 from trainer.batch import Batch
@@ -45,6 +48,8 @@ SHAPES: Final = {
         embedding_width=8,
     ),
 }
+
+KNOWING: Final = replace(SHAPES["everything"], knowledge=(("user", 6), ("item", 6)))
 
 
 class CheckFailed(AssertionError):
@@ -163,13 +168,11 @@ def check_absent_inputs_are_finite(factory: ModelFactory) -> None:
     for name, shape in SHAPES.items():
         learner = _taught(factory, shape)
         full = sample_batch(shape)
-        absent = Batch(
+        absent = replace(
+            full,
             rows=np.zeros_like(full.rows),
             sequences=np.zeros_like(full.sequences),
             numbers=np.full_like(full.numbers, np.nan),
-            label=full.label,
-            request=full.request,
-            fresh=full.fresh,
         )
         p_B = learner.score(absent)
         try:
@@ -219,6 +222,71 @@ def check_state_is_plain(factory: ModelFactory) -> None:
         )
 
 
+def check_a_plug_changes_nothing_at_first(factory: ModelFactory) -> None:
+    """Let knowledge be plugged into a running model: neither its scores nor its next step jump."""
+    for mode, plug in _plugs(factory).items():
+        bare = _taught(factory, KNOWING)
+        plugged = _learner(factory, KNOWING, seed=1, plug=plug)
+        plugged.restore(bare.state())
+        batch = sample_batch(KNOWING, seed=9)
+        same = np.array_equal(bare.score(batch), plugged.score(batch))
+        for learner in (bare, plugged):
+            learner.learn(batch)
+        _require(
+            same and _digest(bare) == _digest(_without_plug(factory, plugged)),
+            check_a_plug_changes_nothing_at_first,
+            f"with a plug {mode} at birth, the model scores or learns otherwise than without",
+            "Leave hidden layers to networks.layers.Tower.",
+        )
+
+
+def check_missing_knowledge_says_nothing(factory: ModelFactory) -> None:
+    """Score an example without vectors as a model does that never had a plug."""
+    for mode, plug in _plugs(factory).items():
+        plugged = _taught(factory, KNOWING, plug=plug)
+        full = sample_batch(KNOWING, seed=9)
+        assert full.knowledge is not None and full.known is not None
+        missing = replace(
+            full, knowledge=np.full_like(full.knowledge, np.nan), known=np.zeros_like(full.known)
+        )
+        bare = _without_plug(factory, plugged)
+        _require(
+            np.array_equal(bare.score(missing), plugged.score(missing)),
+            check_missing_knowledge_says_nothing,
+            f"with a plug {mode}, examples without vectors score otherwise than without a plug",
+            "Leave hidden layers to networks.layers.Tower.",
+        )
+        _require(
+            not np.array_equal(bare.score(full), plugged.score(full)),
+            check_missing_knowledge_says_nothing,
+            f"with a plug {mode}, 5 steps taught it nothing",
+            "See that the tower reaches the logit, and that gradients come back.",
+        )
+
+
+def check_a_plug_restores_and_continues(factory: ModelFactory) -> None:
+    """Restart with a plug, and nothing changes; and leave the vectors as they are."""
+    for mode, plug in _plugs(factory).items():
+        learner = _taught(factory, KNOWING, plug=plug)
+        restored = _learner(factory, KNOWING, seed=1, plug=plug)
+        restored.restore(learner.state())
+        batch, untouched = (sample_batch(KNOWING, seed=9) for _ in range(2))
+        same = np.array_equal(learner.learn(batch), restored.learn(batch))
+        _require(
+            same and _digest(learner) == _digest(restored),
+            check_a_plug_restores_and_continues,
+            f"with a plug {mode}, a model restored from its state scores or learns otherwise",
+            "Keep all that matters in parameters and buffers.",
+        )
+        assert batch.knowledge is not None and untouched.knowledge is not None
+        _require(
+            np.array_equal(batch.knowledge, untouched.knowledge),
+            check_a_plug_restores_and_continues,
+            f"with a plug {mode}, a step changed the vectors of its batch",
+            "Knowledge is frozen: write into no input.",
+        )
+
+
 CHECKS: Final = (
     check_scoring_changes_nothing,
     check_learning_returns_what_scoring_said,
@@ -229,6 +297,9 @@ CHECKS: Final = (
     check_absent_inputs_are_finite,
     check_memory_is_bounded,
     check_state_is_plain,
+    check_a_plug_changes_nothing_at_first,
+    check_missing_knowledge_says_nothing,
+    check_a_plug_restores_and_continues,
 )
 
 
@@ -241,39 +312,57 @@ def sample_batch(shape: ModelShape, *, examples: int = 24, seed: int = 0) -> Bat
     numbers[rng.random(numbers.shape) < 0.1] = np.nan
     taste = np.concatenate([30 - rows, 30 - sequences, np.nan_to_num(numbers - 3) * 20], axis=1)
     label = taste.mean(1) > rng.normal(0.0, 1.0, examples)
+    request = rng.integers(1, examples // 4 + 2, examples).astype(np.uint64)
+    knowledge = rng.normal(0.0, 1.0, (examples, shape.knowledge_width)).astype(np.float16)
+    known = rng.random((examples, len(shape.knowledge))) < 0.7
     return Batch(
         rows=rows,
         sequences=sequences,
         numbers=numbers,
         label=label.astype(np.float32),
-        request=rng.integers(1, examples // 4 + 2, examples).astype(np.uint64),
+        request=request,
         fresh=examples - examples // 6,
+        knowledge=knowledge if shape.knowledge else None,
+        known=known if shape.knowledge else None,
+        actions=label.astype(np.uint8) * rng.integers(0, 256, examples, dtype=np.uint8),
     )
 
 
-def _learner(factory: ModelFactory, shape: ModelShape, seed: int = 0) -> Learner:
-    learner = Learner(CONFIG, shape, max_rows=ROWS, seed=seed, factory=factory)
+def _learner(
+    factory: ModelFactory, shape: ModelShape, *, seed: int = 0, plug: PlugConfig | None = None
+) -> Learner:
+    learner = Learner(CONFIG, shape, max_rows=ROWS, seed=seed, factory=factory, plug=plug)
     learner.reset_rows(np.arange(1, ROWS + 1), np.arange(1, ROWS + 1, dtype=np.uint64))
     return learner
 
 
-def _taught(factory: ModelFactory, shape: ModelShape) -> Learner:
-    learner = _learner(factory, shape)
+def _taught(factory: ModelFactory, shape: ModelShape, *, plug: PlugConfig | None = None) -> Learner:
+    learner = _learner(factory, shape, plug=plug)
     for step in range(5):
         learner.learn(sample_batch(shape, seed=step))
     return learner
 
 
+def _plugs(factory: ModelFactory) -> dict[str, PlugConfig]:
+    """Return plugs to try at every layer: none where a model has no tower, as `Learner` says."""
+    try:
+        layers = range(len(find_tower(_learner(factory, KNOWING).network).layers))
+    except PlugError:
+        layers = range(0)
+    about: dict[str, Any] = {"kinds": ("user", "item", "match"), "layers": tuple(layers)}
+    return {mode: PlugConfig(mode=mode, **about) for mode in ("gated", "add") if layers}
+
+
+def _without_plug(factory: ModelFactory, learner: Learner) -> Learner:
+    bare = _learner(factory, KNOWING)
+    bare.restore(learner.state())
+    return bare
+
+
 def _take(batch: Batch, i: int) -> Batch:
     one = slice(i, i + 1)
-    return Batch(
-        rows=batch.rows[one],
-        sequences=batch.sequences[one],
-        numbers=batch.numbers[one],
-        label=batch.label[one],
-        request=batch.request[one],
-        fresh=1,
-    )
+    columns = {n: c[one] for n, c in vars(batch).items() if isinstance(c, np.ndarray)}
+    return replace(batch, **columns, fresh=1)
 
 
 def _digest(learner: Learner) -> str:

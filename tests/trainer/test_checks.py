@@ -117,6 +117,38 @@ class Pickled(Mlp):
         """Take it back."""
 
 
+class PlugAware(Mlp):
+    """Looks whether it is plugged."""
+
+    def forward(self, inputs):
+        """Return logit_B."""
+        return super().forward(inputs) + (0.0 if self.tower.plugged is None else 1.0)
+
+
+class Counting(Mlp):
+    """Learns through its tower and does not listen to it."""
+
+    def forward(self, inputs):
+        """Return logit_B."""
+        x_BX = flatten(inputs, mean_pools(inputs))
+        h_BH = self.tower(x_BX)
+        return self.top(h_BH - h_BH.detach()).squeeze(1) + x_BX.sum(1) * self.top.bias
+
+
+class Own(Mlp):
+    """Has a layer of its own where others have a tower, and takes no plug."""
+
+    def __init__(self, shape, *, hidden):
+        super().__init__(shape, hidden=())
+        self.tower = nn.Linear(shape.flat_width, shape.flat_width)
+        self.top = nn.Linear(shape.flat_width, 1)
+
+
+def test_a_model_that_takes_no_plug_is_a_model():
+    """Knowledge is an offer: whoever builds no tower is asked nothing about it."""
+    check_model(Own)
+
+
 @pytest.mark.parametrize(
     ("factory", "check"),
     [
@@ -130,6 +162,10 @@ class Pickled(Mlp):
         (Dividing, checks.check_absent_inputs_are_finite),
         (Hoarder, checks.check_memory_is_bounded),
         (Pickled, checks.check_state_is_plain),
+        (PlugAware, checks.check_a_plug_changes_nothing_at_first),
+        (PlugAware, checks.check_missing_knowledge_says_nothing),
+        (Counting, checks.check_missing_knowledge_says_nothing),
+        (Forgetful, checks.check_a_plug_restores_and_continues),
     ],
 )
 def test_a_bad_model_fails_by_the_name_of_the_promise_it_breaks(factory, check):
