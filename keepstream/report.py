@@ -197,8 +197,10 @@ def _run(result: Result) -> str:
     }
     digests = {k.replace("_", " ").capitalize(): result.get(k) for k in _DIGESTS}
     counts = _flat(result.get("counts") or {})
+    knowledge = _flat(result.get("knowledge") or {})
     lists = [
         _list("Events", {k.replace("_", " ").capitalize(): v for k, v in counts.items()}),
+        _list("Knowledge", {k.replace("_", " ").capitalize(): v for k, v in knowledge.items()}),
         _list("Speed", speed),
         _list("Digests", digests, code=True),
     ]

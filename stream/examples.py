@@ -223,7 +223,23 @@ def select(block: ExampleBlock, schema: EventSchema) -> ExampleColumns:
     columns["ids"] = examples.ids[:, _places("id", schema.ids, have.ids)]
     columns["numbers"] = examples.numbers[:, _places("number", schema.numbers, have.numbers)]
     columns["lists"] = lists
+    columns["actions"] = _actions(examples.actions, schema.actions, have.actions)
     return ExampleColumns(**columns)
+
+
+def _actions(
+    bits: npt.NDArray[np.uint8], wanted: Sequence[str], there: Sequence[str]
+) -> npt.NDArray[np.uint8]:
+    """Return the bits (n,) of ``wanted`` actions, from those of the actions that are ``there``.
+
+    Who wants one action alone has it as the label, whatever the worker calls it.
+    """
+    if tuple(wanted) == tuple(there[: len(wanted)]) or len(wanted) == 1:
+        return bits
+    result = np.zeros_like(bits)
+    for place, at in enumerate(_places("action", wanted, there)):
+        result |= (bits >> np.uint8(at) & np.uint8(1)) << np.uint8(place)
+    return result
 
 
 def _places(kind: str, wanted: Sequence[str], there: Sequence[str]) -> list[int]:

@@ -181,6 +181,7 @@ def test_a_replay_with_the_journal_of_a_run_learns_what_it_did(site, here, tmp_p
     code, printed = keepstream("status", tmp_path / "first")
     assert 0 == code
     assert "knowledge: g-00000001 since" in printed
+    assert "g-00000001" in (tmp_path / "first" / "report.html").read_text("utf-8")
     assert (
         "--knowledge-journal"
         in told(

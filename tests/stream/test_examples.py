@@ -176,6 +176,20 @@ def test_a_feature_that_is_not_there_is_named(wanted, said):
         select(block_of(1), wanted)
 
 
+def test_actions_are_found_by_their_names():
+    """Workers may read more actions than one trainer learns, and in another order."""
+    block = block_of(50)
+    bits = block.examples.actions
+
+    swapped = select(block, replace(SCHEMA, actions=("buy", "click"))).actions
+    alone = select(block, replace(SCHEMA, actions=("buy",))).actions
+
+    assert np.array_equal((bits >> 1 & 1) | (bits & 1) << 1, swapped)
+    assert np.array_equal(bits, alone)  # the label says it
+    with pytest.raises(MissingFeature, match="action 'like'"):
+        select(block, replace(SCHEMA, actions=("click", "like")))
+
+
 def test_the_progress_of_any_topic_is_told():
     """Names of topics may have dots and dashes."""
     assert PROGRESS == Progress.decode(PROGRESS.encode())
