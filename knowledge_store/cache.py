@@ -17,26 +17,31 @@ Fetch = Callable[[U64], tuple[Array, Bools]]  # distinct ids (m,) → vectors (m
 
 CACHE_BYTES: Final = 256 << 20  # for all kinds: 1.8 million vectors of 64 float16
 _WAYS_A_ROW: Final = 1.25  # sets fill unevenly, and absent ids take ways without rows
+_WAYS: Final = 8192  # besides, where memory is left: small tables are asked for absent ids too
+_WAY_BYTES: Final = kernel.SET_BYTES // kernel.WAYS
 
 
 class HotCache:
     """A bounded cache of one kind's vectors, and of which ids have none.
 
-    Memory: ``max_bytes``, taken as it fills but for a sixth; nothing where it is 0. One thread at
-    a time.
+    Memory: at most ``max_bytes``, taken as it fills but for a seventh; no cache where it is 0. One
+    thread at a time.
     """
 
-    def __init__(self, kind: Kind, max_bytes: int = CACHE_BYTES) -> None:
+    def __init__(self, kind: Kind, max_bytes: int = CACHE_BYTES, most: int | None = None) -> None:
+        """Make room for what ``max_bytes`` allow, or for ``most`` vectors, if these take less."""
         if max_bytes < 0:
             raise ValueError(f"max_bytes is {max_bytes}. Set it to 0 (no cache) or more.")
         self.kind = kind
         self.asked = 0  # look-ups
         self.missed = 0  # distinct ids that were fetched
-        a_row = kind.bytes + 4 + _WAYS_A_ROW * kernel.SET_BYTES / kernel.WAYS
-        self._limit = int(max_bytes / a_row)
-        sets = int(self._limit * _WAYS_A_ROW / kernel.WAYS)
-        if sets == 0:
-            self._limit = 0
+        a_row = kind.bytes + 4  # and its place among the spare ones
+        limit = int(max_bytes / (a_row + _WAYS_A_ROW * _WAY_BYTES))
+        limit = limit if most is None else min(limit, most)
+        ways = min(limit * _WAYS_A_ROW + _WAYS, (max_bytes - limit * a_row) / _WAY_BYTES)
+        sets = int(ways / kernel.WAYS)
+        self._limit = limit if sets else 0
+        self._keeps = sets > 0
         table = np.empty((max(sets, 1), kernel.SET_BYTES // 8), np.uint64)
         table.fill(0)  # in memory now: else each of the first look-ups waits for a page
         self._keys, self._rows, self._ranks = table, table.view(np.int32), table.view(np.uint8)
@@ -71,7 +76,7 @@ class HotCache:
             found, there = fetch(missed)
             words = np.ascontiguousarray(found, self.kind.numpy).view(np.uint16)
             kernel.fill(missed_at, words, there, values, present)
-            if self._limit:
+            if self._keeps:
                 kernel.keep(
                     self._keys, self._rows, self._ranks, self._vectors, self._spare, self._counts,
                     missed, words, there,

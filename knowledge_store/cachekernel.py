@@ -5,9 +5,10 @@ of the array of vectors (`ABSENT`: the id has none), and eight ranks, 0 … `DIS
 the next use seems. One set is seen as three arrays of the same memory, uint64 (S, 16), int32
 (S, 32) and uint8 (S, 128).
 
-Replacement: SRRIP with frequency priority (Jaleel et al., ISCA 2010): a newcomer's rank is next to
-distant, each hit takes one off, and the way to go is a distant one. Ids that are asked for once
-pass through without driving out those that are asked for again and again.
+Replacement: BRRIP with frequency priority (Jaleel et al., ISCA 2010). A newcomer's rank is distant,
+each hit takes one off, and the way to go is a distant one: ids that are asked for once pass through
+without driving out those that are asked for again and again. One newcomer in `AGING` begins a rank
+nearer; to find a distant way, the whole set then ages by one, so that what was hot gives way.
 """
 
 from typing import Final
@@ -29,14 +30,15 @@ Bools = npt.NDArray[np.bool_]
 WAYS: Final = 8
 SET_BYTES: Final = 128
 ABSENT: Final = -1
-DISTANT: Final = 7  # three bits: the more, the nearer to "least frequently used"
+DISTANT: Final = 7
+AGING: Final = 16
 _ROWS, _RANKS = 16, 96  # where they begin in a set, in int32 and in bytes
 _CHUNK: Final = 64  # look-ups whose vectors are on their way at once
 _AHEAD: Final = 12  # look-ups by which the sets are fetched ahead
 _NOT_YET: Final = -2  # first of the numbers that stand for what is missed
 
-NEXT, SPARE = 0, 1  # counts: rows ever given, rows given back
-COUNTS: Final = 2
+NEXT, SPARE, KEPT = 0, 1, 2  # counts: rows ever given, rows given back, ids ever taken in
+COUNTS: Final = 3
 
 
 @njit("int64(uint64, int64)", cache=True, nogil=True, inline="always")
@@ -122,16 +124,17 @@ def fill(missed_at: I64, fetched: U16, there: Bools, values: U16, present: Bools
                 values[i, j] = fetched[m, j]
 
 
-@njit("int64(int32[:, ::1], uint8[:, ::1], int64, boolean)", cache=True, nogil=True)
-def _way_to_go(rows: I32, ranks: U8, s: int, with_row: bool) -> int:
-    """Return the way of a full set to be replaced, the others being that much nearer to it; or −1.
+@njit("int64(uint64[:, ::1], int32[:, ::1], uint8[:, ::1], int64, boolean)", cache=True, nogil=True)
+def _way_to_go(keys: U64, rows: I32, ranks: U8, s: int, with_row: bool) -> int:
+    """Return the way of a set to be replaced, the others being that much nearer to it; or −1.
 
-    ``with_row``: of those that have a row.
+    ``with_row``: of those that have a row, else the set is full.
     """
     worst, farthest = -1, np.uint8(0)
     for w in range(WAYS):
         rank = ranks[s, _RANKS + w]
-        if (worst < 0 or rank > farthest) and (not with_row or rows[s, _ROWS + w] >= 0):
+        has_row = keys[s, w] != 0 and rows[s, _ROWS + w] >= 0
+        if (worst < 0 or rank > farthest) and (has_row or not with_row):
             worst, farthest = w, rank
     for w in range(WAYS):
         nearer = np.int64(ranks[s, _RANKS + w]) + DISTANT - np.int64(farthest)
@@ -164,7 +167,7 @@ def keep(
                     way = w
                     break
         if way < 0:
-            way = _way_to_go(rows, ranks, s, there[m] and not room)
+            way = _way_to_go(keys, rows, ranks, s, there[m] and not room)
         if way < 0:
             continue  # no row to be had here: not kept
         row = np.int64(rows[s, _ROWS + way]) if keys[s, way] != 0 else np.int64(ABSENT)
@@ -181,7 +184,8 @@ def keep(
             row = np.int64(ABSENT)
         keys[s, way] = ids[m]
         rows[s, _ROWS + way] = row
-        ranks[s, _RANKS + way] = DISTANT - 1
+        counts[KEPT] += 1
+        ranks[s, _RANKS + way] = DISTANT - (1 if counts[KEPT] % AGING == 0 else 0)
         if row >= 0:
             for j in range(vectors.shape[1]):
                 vectors[row, j] = fetched[m, j]

@@ -1,9 +1,11 @@
 """What the knowledge store refuses, and what RocksDB's refusals mean here."""
 
+import os
 import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Final
 
 from knowledge_store.kinds import Kind
@@ -11,6 +13,8 @@ from knowledge_store.kinds import Kind
 _NO_SPACE: Final = re.compile(r"no space left|disk quota exceeded|file too large", re.IGNORECASE)
 _LOCKED: Final = re.compile(r"lock hold by|while lock file|no locks available", re.IGNORECASE)
 _ABSENT: Final = re.compile(r"no such file or directory", re.IGNORECASE)
+_LOST: Final = "previous error"  # all that RocksDB says of a plain table it could not write
+_PROBE: Final = 128 << 20  # bytes: what a table is written by
 _CORRUPT: Final = re.compile(r"corrupt|bad table magic|larger than file length", re.IGNORECASE)
 
 
@@ -248,6 +252,8 @@ def refusals_named(path: Path) -> Iterator[None]:
 def named(path: Path, error: BaseException) -> KnowledgeError:
     """Return the error of ours that says what ``error``, of RocksDB or the system, means."""
     fact = " ".join(str(error).split())
+    if _LOST in fact:
+        fact = _refusal_to_write(path) or fact
     if _NO_SPACE.search(fact):
         return StoreFull(path, fact)
     if _LOCKED.search(fact):
@@ -257,3 +263,15 @@ def named(path: Path, error: BaseException) -> KnowledgeError:
     if _CORRUPT.search(fact):
         return TableCorrupt(path, fact)
     return TableUnreadable(path, fact)
+
+
+def _refusal_to_write(folder: Path) -> str | None:
+    """Return what the system says to a file of `_PROBE` bytes in ``folder``; None where it fits."""
+    if not hasattr(os, "posix_fallocate"):
+        return None  # not on every system
+    try:
+        with TemporaryFile(dir=folder) as file:
+            os.posix_fallocate(file.fileno(), 0, _PROBE)
+    except OSError as error:
+        return str(error)
+    return None

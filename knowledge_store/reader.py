@@ -57,7 +57,7 @@ class GenerationReader:
             for name, kind in self.manifest.kinds.items():
                 self._tables[name] = Table(self.folder / name, kind)
                 share = cache_bytes * sizes[name] // sum(sizes.values())
-                self._caches[name] = HotCache(kind, share)
+                self._caches[name] = HotCache(kind, share, most=self.manifest.counts[name])
         except BaseException:
             self.close()
             raise
@@ -70,13 +70,9 @@ class GenerationReader:
         """
         if kind not in self._tables:
             raise UnknownKind(kind, self.manifest.name, list(self._tables))
-        ids = np.asarray(ids, np.uint64)
-        if ids.size == 0:
-            kept = self.manifest.kinds[kind]
-            return Vectors(np.empty((0, kept.width), kept.numpy), np.empty(0, np.bool_))
-        earliest = int(np.min(at_ms))
-        if earliest < self.manifest.trained_until_ms:
-            raise FutureKnowledge(self.manifest.name, earliest, self.manifest.trained_until_ms)
+        until = self.manifest.trained_until_ms
+        if np.size(at_ms) and (earliest := int(np.min(at_ms))) < until:
+            raise FutureKnowledge(self.manifest.name, earliest, until)
         return Vectors(*self._caches[kind].get(ids, self._tables[kind].get_distinct))
 
     def close(self) -> None:

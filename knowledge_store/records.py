@@ -46,7 +46,8 @@ def sealed(kind: Kind, ids: U64, vectors: npt.NDArray[Any], factors: U64) -> tup
 
     That row is n where all are.
     """
-    words = np.ascontiguousarray(vectors, kind.numpy).view(np.uint16)
+    with np.errstate(over="ignore"):  # infinite then, and told as that
+        words = np.ascontiguousarray(vectors, kind.numpy).view(np.uint16)
     out = np.empty((ids.size, kind.bytes // 2 + _WORDS), np.uint16)
     faulty = _seal(np.ascontiguousarray(ids), words, factors, kind.numpy.itemsize // 2, out)
     return out.view(np.uint8), int(faulty)

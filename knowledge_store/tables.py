@@ -34,6 +34,7 @@ from knowledge_store.records import multipliers, no_record, record_bytes, sealed
 U64 = npt.NDArray[np.uint64]
 Bools = npt.NDArray[np.bool_]
 Array = npt.NDArray[Any]
+Order = npt.NDArray[np.int64]
 
 AMENDMENTS: Final = 8  # a table of more is written anew: a look-up takes up to 1.6 times as long
 SHARE: Final = 0.5  # … or where they are together more than this of what they amend
@@ -205,17 +206,19 @@ def _options(*, log: bool = True) -> Options:
     return options
 
 
-def _sorted(kind: Kind, ids: U64, vectors: Array) -> npt.NDArray[np.int64]:
-    """Return the order (n,) of ``ids`` by key; raise `WrongVectors`."""
+def _sorted(kind: Kind, ids: U64, vectors: Array) -> Order | None:
+    """Return the order (n,) of ``ids`` by key, None where they are in it; raise `WrongVectors`."""
     if ids.dtype != np.uint64 or ids.ndim != 1:
         raise WrongVectors(f"ids are {ids.dtype} {ids.shape}. Give uint64 (n,), as events have.")
     if vectors.shape != (ids.size, kind.width):
         raise WrongVectors(
             f"vectors are {vectors.shape}, not {(ids.size, kind.width)}, as {kind.name} needs."
         )
-    order = np.argsort(ids, kind="stable")
-    if ids.size and ids[order[0]] == 0:
+    if (ids == 0).any():
         raise WrongVectors("id 0 stands for no id. Leave out the rows that have it.")
+    if (ids[1:] > ids[:-1]).all():
+        return None
+    order = np.argsort(ids)
     same = ids[order[1:]] == ids[order[:-1]]
     if same.any():
         twice = int(ids[order[np.flatnonzero(same)[0]]])
@@ -224,7 +227,7 @@ def _sorted(kind: Kind, ids: U64, vectors: Array) -> npt.NDArray[np.int64]:
 
 
 def _write(
-    db: Rdict, kind: Kind, ids: U64, vectors: Array, order: npt.NDArray[np.int64], *, settle: bool
+    db: Rdict, kind: Kind, ids: U64, vectors: Array, order: Order | None, *, settle: bool
 ) -> None:
     """Write the rows in their ``order`` and flush; ``settle``: to the bottom, file by file."""
     unlogged = WriteOptions()
@@ -234,20 +237,22 @@ def _write(
     factors = multipliers(kind)
     size = record_bytes(kind)
     waiting = 0
-    for start in range(0, order.size, _BLOCK):
-        rows = order[start : start + _BLOCK]
-        records, faulty = sealed(kind, ids[rows], vectors[rows], factors)
-        if faulty < rows.size:
+    for start in range(0, ids.size, _BLOCK):
+        end = min(start + _BLOCK, ids.size)
+        rows = slice(start, end) if order is None else order[start:end]
+        mine = ids[rows]
+        records, faulty = sealed(kind, mine, vectors[rows], factors)
+        if faulty < mine.size:
             raise WrongVectors(
-                f"the vector of id {int(ids[rows[faulty]])} is not finite as {kind.dtype}. Leave "
-                "it out, or scale it."
+                f"the vector of id {int(mine[faulty])} is not finite as {kind.dtype}. Leave it "
+                "out, or scale it."
             )
         batch = WriteBatch(raw_mode=True)
         values = records.view(f"V{size}").ravel().tolist()
-        deque(map(batch.put, keys_of(ids[rows]), values), maxlen=0)
+        deque(map(batch.put, keys_of(mine), values), maxlen=0)
         db.write(batch, unlogged)
-        waiting += rows.size * (size + 64)  # with what a row in memory has beside it
-        if waiting >= _FLUSH or start + _BLOCK >= order.size:
+        waiting += mine.size * (size + 64)  # with what a row in memory has beside it
+        if waiting >= _FLUSH or end == ids.size:
             db.flush()
             waiting = 0
             if settle:  # nothing there overlaps: the file is moved, not written again
