@@ -192,7 +192,7 @@ def test_a_service_can_write_on_volumes_only(name: str) -> None:
     assert "/var/cache/keepstream" in mounts(service)
 
 
-@pytest.mark.parametrize("name", ["kafka", "worker", "trainer"])
+@pytest.mark.parametrize("name", ["kafka", "worker", "trainer", "archive"])
 def test_what_runs_on_is_bounded_restarted_and_given_time_to_stop(name: str) -> None:
     """One that is killed while it saves has learned for nothing since its last checkpoint."""
     service = SERVICES[name]
@@ -202,14 +202,22 @@ def test_what_runs_on_is_bounded_restarted_and_given_time_to_stop(name: str) -> 
     assert int(service["stop_grace_period"].removesuffix("s")) >= 30
 
 
-def test_the_run_folder_lies_on_a_volume_that_its_user_owns() -> None:
+@pytest.mark.parametrize(
+    ("name", "option", "volume"), [("trainer", "--run=", "runs"), ("archive", "--into=", "archive")]
+)
+def test_what_is_kept_lies_on_a_volume(name: str, option: str, volume: str) -> None:
+    """In the container it would go with the container."""
+    word = next(w for w in OURS[name]["command"] if w.startswith(option))
+    folder = str(Path(word.removeprefix(option)).parent)
+
+    assert volume == mounts(OURS[name])[folder]
+
+
+def test_volumes_are_owned_by_the_user_who_writes_on_them() -> None:
     """A new volume takes its owner from the image's folder."""
-    run = next(w for w in OURS["trainer"]["command"] if w.startswith("--run="))
-    folder = str(Path(run.removeprefix("--run=")).parent)
     owned = re.search(r"chown keepstream:keepstream ((?:/\S+ ?)+)", DOCKERFILE)
 
-    assert "runs" == mounts(OURS["trainer"])[folder]
-    assert owned and set(mounts(OURS["trainer"])) == set(owned[1].split())
+    assert owned and {t for each in OURS.values() for t in mounts(each)} == set(owned[1].split())
 
 
 def test_the_image_runs_the_command_line_as_nobody_in_particular() -> None:

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from benchmarks.broker import Broker
+from stream.archive_commits import Commits
 from tests.compose import composed
 from tests.deployment import Deployment, free_port
 
@@ -77,11 +78,17 @@ def test_the_commands_of_compose_work_together_and_stop_when_told(
     )
 
     assert 0 == deployment.start("produce").wait(300), deployment.said()
+    archive = deployment.start("archive")
     trainer = deployment.start("trainer", KEEPSTREAM_CHECKPOINT_EVERY_S="2")
     run = deployment.volume("runs") / "live"
     most = IMPRESSIONS // 2 // 512
     deployment.wait(lambda: learned(run) >= most, f"{most} batches")
 
+    kept = Commits(deployment.volume("archive") / "events")
+    deployment.wait(lambda: kept.refresh() or kept.last is not None, "an archive")
+    assert 0 == deployment.stop("archive", archive), deployment.said()
+    kept.refresh()
+    assert IMPRESSIONS < sum(file.rows for file in kept.files())  # and their feedback
     assert 0 == deployment.stop("trainer", trainer), deployment.said()
     assert [0, 0] == [deployment.stop("worker", w) for w in workers], deployment.said()
     result = json.loads((run / "result.json").read_bytes())
