@@ -18,7 +18,9 @@ from knowledge_store.kinds import Kind
 
 FORMAT: Final = 1
 NAME: Final = "manifest.json"
-_NO_CONTENT = ("LOG", "LOCK")  # RocksDB writes them for people and processes, and reads neither
+_NO_CONTENT = (  # written for people and processes, and never needed: the last by every opening
+    "LOG", "LOCK", "rocksdict-config.json",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -33,7 +33,7 @@ def folder(tmp_path):
     (folder / "item").mkdir(parents=True)
     (folder / "item" / "1.sst").write_bytes(bytes(range(256)) * 8)
     (folder / "item" / "CURRENT").write_bytes(b"x")
-    for name in ("LOG", "LOG.old.1", "LOCK"):
+    for name in ("LOG", "LOG.old.1", "LOCK", "rocksdict-config.json"):
         (folder / "item" / name).write_bytes(b"of no matter")
     return folder
 

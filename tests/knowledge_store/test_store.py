@@ -22,7 +22,7 @@ from knowledge_store.kinds import Kind
 from knowledge_store.manifest import Manifest
 from knowledge_store.schedule import Switch
 from knowledge_store.store import KnowledgeStore
-from tests.knowledge_store.stores import ITEMS, build, damage, names
+from tests.knowledge_store.stores import ITEMS, KINDS, build, damage, names
 
 TINY = {"item": Kind("item", 1)}
 
@@ -271,3 +271,14 @@ def test_a_flipped_byte_is_found_in_every_file(three):
         assert {} == three.verify("g-00000001")
         damage(path / name, at=0)
     assert {} == three.verify()
+
+
+def test_a_reader_that_is_killed_while_it_opens_does_no_harm(store):
+    """RocksDB's binding writes a file of its settings anew whenever a table is opened."""
+    manifest = build(store, 10)
+    for kind in KINDS:
+        (store.path(manifest.name) / kind / "rocksdict-config.json").write_bytes(b"")
+
+    assert not store.verify()
+    with store.reader(manifest.name) as reader:
+        assert reader.get_many("item", ITEMS, 10).present.all()
