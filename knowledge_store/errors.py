@@ -243,10 +243,12 @@ def refusals_named(path: Path) -> Iterator[None]:
     """Raise what RocksDB or the system refuses in here as an error of ours about ``path``."""
     try:
         yield
-    except KnowledgeError:
-        raise
-    except Exception as error:  # rocksdict raises nothing more specific
+    except OSError as error:
         raise named(path, error) from error
+    except Exception as error:
+        if type(error) is Exception:  # rocksdict raises nothing more specific
+            raise named(path, error) from error
+        raise
 
 
 def named(path: Path, error: BaseException) -> KnowledgeError:
