@@ -76,7 +76,7 @@ class ArchiveFile:
     first_ms: int  # the least and the greatest event time in it
     last_ms: int
     runs: tuple[Run, ...]  # in their order in the file
-    scenes: Mapping[str, int]  # rows by scene; "" is no scene
+    scenes: Mapping[str, int]  # rows by scene, of the commonest; "" is no scene
 
     @property
     def path(self) -> str:

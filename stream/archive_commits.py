@@ -34,6 +34,8 @@ class Commits:
 
     def after(self, number: int) -> list[Commit]:
         """Return the commits after the ``number``-th, in order."""
+        if number >= self._number:  # asked ten times a second by whoever follows
+            return []
         return [commit for commit in self._all if commit.number > number]
 
     def files(self) -> Iterator[ArchiveFile]:
@@ -56,13 +58,33 @@ class Commits:
         return self._number > before
 
     def append(self, commit: Commit) -> None:
-        """Make a commit the last one: once it returns, it is on the disk."""
+        """Make a commit the last one: once it returns, it is on the disk. Raises OSError."""
         assert commit.number == self._number + 1, "commits are numbered one after another"
         self._folder.mkdir(parents=True, exist_ok=True)
-        write_whole(self._folder / f"{commit.number:012d}.json", commit.to_json())
+        write_whole(self._single(commit.number), commit.to_json())
         self._all.append(commit)
-        if commit.number % _MERGE_AFTER == 0:
-            self._merge()
+
+    def is_written(self, number: int) -> bool:
+        """Return whether a commit can be seen that `append` has refused: then it counts."""
+        return self._single(number).exists()
+
+    def merge(self) -> None:
+        """Put all into one file, if there are many: 1 write it, 2 delete what it replaces."""
+        last = self.last
+        if last is None or last.number % _MERGE_AFTER:
+            return
+        kept = [
+            replace(commit, files=tuple(filter(last.keeps, commit.files))) for commit in self._all
+        ]
+        self._all = [commit for commit in kept if commit.files or commit is kept[-1]]
+        name = f"merged-{last.number:012d}.ndjson"
+        write_whole(self._folder / name, b"\n".join(c.to_json() for c in self._all) + b"\n")  # 1
+        for path in self._folder.iterdir():
+            if path.name != name:
+                path.unlink(missing_ok=True)  # 2
+
+    def _single(self, number: int) -> Path:
+        return self._folder / f"{number:012d}.json"
 
     @property
     def _number(self) -> int:
@@ -85,7 +107,7 @@ class Commits:
                     f"{self._folder} has no commit {number + 1}, but later ones: restore it from a "
                     "copy, or archive the log anew into another folder."
                 )
-            found += self._of_file(self._folder / f"{single:012d}.json")
+            found += self._of_file(self._single(single))
             number = single
         self._all += [commit for commit in found if commit.number > self._number]
 
@@ -97,16 +119,3 @@ class Commits:
                 f"{path} is damaged: restore it from a copy, or archive the log anew into another "
                 "folder."
             ) from error
-
-    def _merge(self) -> None:
-        """Put all into one file: 1 write it, 2 delete what it replaces."""
-        last = self._all[-1]
-        kept = [
-            replace(commit, files=tuple(filter(last.keeps, commit.files))) for commit in self._all
-        ]
-        self._all = [commit for commit in kept if commit.files or commit is kept[-1]]
-        name = f"merged-{last.number:012d}.ndjson"
-        write_whole(self._folder / name, b"\n".join(c.to_json() for c in self._all) + b"\n")  # 1
-        for path in self._folder.iterdir():
-            if path.name != name:
-                path.unlink(missing_ok=True)  # 2

@@ -1,6 +1,7 @@
 """The Parquet files of an archive: written whole, read by partition."""
 
 import os
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import pairwise
@@ -30,6 +31,8 @@ _SCHEMA: Final = pa.schema(
         pa.field("line", pa.string(), nullable=False),  # JSON, as it came
     ]
 )
+_SCENES: Final = 100  # counted by name in a commit; a site has some dozen
+_OTHERS: Final = "(others)"
 _ENCODING: Final = dict.fromkeys(("partition", "offset", "row", "ts"), "DELTA_BINARY_PACKED")
 
 
@@ -49,9 +52,12 @@ def write_part(
     starts = [0, *(np.flatnonzero(np.diff(partition)) + 1).tolist(), len(held)]
     scenes, place, counts = np.unique(held["scene"], return_inverse=True, return_counts=True)
     told = [names.get(h, f"{h:016x}") if h else "" for h in scenes.tolist()]
-    per_scene: dict[str, int] = {}
+    per_scene: Counter[str] = Counter()
     for name, count in zip(told, counts.tolist(), strict=True):
-        per_scene[name] = per_scene.get(name, 0) + count
+        per_scene[name] += count
+    most = dict(per_scene.most_common(_SCENES))
+    if others := len(held) - sum(most.values()):
+        most[_OTHERS] = others
     ts = held["ts"]
     runs = [
         Run(partitions[partition[a]].number, b - a, int(offset[a]), int(offset[b - 1]))
@@ -66,7 +72,7 @@ def write_part(
         first_ms=int(ts.min()),
         last_ms=int(ts.max()),
         runs=tuple(runs),
-        scenes=per_scene,
+        scenes=most,
     )
     path = root / f"{file.path}.writing"
     path.parent.mkdir(parents=True, exist_ok=True)

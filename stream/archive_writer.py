@@ -181,13 +181,18 @@ class ArchiveWriter:
             )
             self._commits.append(commit)  # 4
         except OSError as error:
-            for path in written:
-                path.unlink(missing_ok=True)  # room, for whoever goes on
+            if not self._commits.is_written(number):
+                for path in written:
+                    path.unlink(missing_ok=True)  # room, for whoever goes on
             raise _refused(self._root, error) from error
         self.position, self.events, self.expired = position, commit.events, commit.expired
         self._newest_ms = max([self._newest_ms, *(f.last_ms for f in files)])
-        if before is not None and (last is None or last.before_ms != before):
-            self._sweep()  # 5
+        try:
+            self._commits.merge()
+            if before is not None and (last is None or last.before_ms != before):
+                self._sweep()  # 5
+        except OSError as error:
+            raise _refused(self._root, error) from error
 
     def close(self) -> None:
         """Let go of the archive; what was not committed is read again. Idempotent."""

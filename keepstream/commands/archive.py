@@ -148,7 +148,7 @@ def archive(args: argparse.Namespace, out: TextIO) -> int:
         print_json(said, out)
     else:
         print(_text(said), file=out)
-    return 0 if said["events"] or said["stopped"] else 1
+    return 0 if writer.events or said["stopped"] else 1
 
 
 def _rule(args: argparse.Namespace) -> ArchiveConfig:

@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -249,6 +250,7 @@ def test_commits_are_merged_and_nothing_of_them_is_lost(tmp_path):
     early = tmp_path / "commits" / "000000000007.json"
     for n in range(1, count + 1):
         writer.append(numbered(n))
+        writer.merge()
         if n == 7:
             saved = early.read_bytes()
             assert reader.refresh() and not reader.refresh()
@@ -262,6 +264,41 @@ def test_commits_are_merged_and_nothing_of_them_is_lost(tmp_path):
         assert numbered(count) == commits.last
         assert list(range(count - 10, count + 1)) == [f.number for f in commits.files()]
         assert [count - 1, count] == [c.number for c in commits.after(count - 2)]
+
+
+def test_what_was_committed_stays_though_merging_fails(tmp_path):
+    """A disk that is full right behind a commit must not cost the files that it names."""
+    write(tmp_path / "log", hours(3))
+    archive(tmp_path / "log", tmp_path / "whole")
+    seen = Commits(tmp_path / "whole").last.partitions
+    commits = Commits(tmp_path / "a")
+    for n in range(1, _MERGE_AFTER):
+        commits.append(replace(numbered(n), files=(), before_ms=None, position=Position(),
+                               partitions=seen))  # fmt: skip
+    in_the_way = tmp_path / "a" / "commits" / f"merged-{_MERGE_AFTER:012d}.ndjson.writing"
+    in_the_way.mkdir()
+
+    with pytest.raises(ArchiveError, match="Make room"):
+        archive(tmp_path / "log", tmp_path / "a")
+
+    assert parts_of(tmp_path / "a")
+    in_the_way.rmdir()
+    archive(tmp_path / "log", tmp_path / "a")
+    assert_same(logged(tmp_path / "log"), archived(tmp_path / "a"))
+
+
+def test_only_the_commonest_scenes_are_counted_by_name(tmp_path):
+    """Whoever sends a name of its own with each event must not fill the commits."""
+    odd = [event(i, START_MS + i, scene=f"s{i}") for i in range(150)]
+    write(tmp_path / "log", [*odd, *(event(i, START_MS + i, scene="home") for i in range(9))])
+    archive(tmp_path / "log", tmp_path / "a", ArchiveConfig(roll_events=1000))
+
+    (file,) = Commits(tmp_path / "a").files()
+
+    assert ("home", 9) == next(iter(file.scenes.items()))
+    assert [101, 51] == [len(file.scenes), file.scenes["(others)"]]
+    read = pq.read_table(tmp_path / "a" / file.path, partitioning=None).column("scene")
+    assert {*(f"s{i}" for i in range(150)), "home"} == set(read.to_pylist())
 
 
 def test_a_growing_archive_is_followed(tmp_path):
