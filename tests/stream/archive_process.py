@@ -1,6 +1,6 @@
 """A process that archives a log and is killed again and again: `test_archive_crash` starts it.
 
-    python -m tests.stream.archive_process LOG ARCHIVE SEED (time | call)
+    python -m tests.stream.archive_process LOG FOLDER SEED (time | call)
 
 Each life is a fork of this process, which has nothing open. It is killed at a moment that the seed
 decides: after some time, or before some call to the file system. Prints how the lives ended.
@@ -18,26 +18,35 @@ from pathlib import Path
 from stream.archive_writer import ArchiveConfig
 from tests.stream.archives import archive
 
-LIVES = 20
+KILLS = 20
 CONFIG = ArchiveConfig(roll_events=150)
 _CALLS = frozenset({"open", "os.rename", "os.remove", "os.mkdir", "os.listdir", "os.rmdir"})
 
 
-def lives(log: Path, root: Path, seed: int, how: str) -> list[int]:
-    """Live and die; the last life is not disturbed. Return the exit codes, -9 of the killed."""
+def lives(log: Path, root: Path, seed: int, how: str) -> list[list[int]]:
+    """Live until it was killed often enough; an archive that is complete is followed by another.
+
+    Return by archive (``root/0``, ``root/1``, …) the exit codes of its lives, -9 of the killed.
+    """
     draw = random.Random(seed)
-    whole_s, whole_calls = _measure(log, root.with_name("whole"))
-    ends = []
-    for _ in range(LIVES):
-        if how == "time":
-            ends.append(_live(log, root, after_s=draw.uniform(0, whole_s / 4)))
+    whole_s, whole_calls = _measure(log, root / "whole")
+    ends: list[list[int]] = [[]]
+    while sum(codes.count(-9) for codes in ends) < KILLS or ends[-1][-1] != 0:
+        if sum(codes.count(-9) for codes in ends) == KILLS:
+            death: dict[str, float] = {}
+        elif how == "time":
+            death = {"after_s": draw.uniform(0, whole_s)}
         else:
-            ends.append(_live(log, root, after_calls=draw.randrange(whole_calls // 5)))
-    return [*ends, _live(log, root)]
+            death = {"after_calls": draw.randrange(whole_calls)}
+        if ends[-1][-1:] == [0]:
+            ends.append([])
+        ends[-1].append(_live(log, root / str(len(ends) - 1), **death))
+        assert ends[-1][-1] in (0, -9), f"a life ended with {ends[-1][-1]}"
+    return ends
 
 
 def _live(
-    log: Path, root: Path, *, after_s: float | None = None, after_calls: int | None = None
+    log: Path, root: Path, *, after_s: float | None = None, after_calls: float | None = None
 ) -> int:
     with warnings.catch_warnings(action="ignore"):  # no thread of ours is running
         child = os.fork()
@@ -56,7 +65,7 @@ def _live(
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
-def _die_before_call(number: int) -> None:
+def _die_before_call(number: float) -> None:
     left = number
 
     def count(event: str, _: object) -> None:
@@ -92,5 +101,5 @@ def _measure(log: Path, root: Path) -> tuple[float, int]:
 
 
 if __name__ == "__main__":
-    LOG, ROOT, SEED, HOW = sys.argv[1:]
-    sys.stdout.write(json.dumps(lives(Path(LOG), Path(ROOT), int(SEED), HOW)))
+    _, of_log, of_root, of_seed, of_how = sys.argv
+    sys.stdout.write(json.dumps(lives(Path(of_log), Path(of_root), int(of_seed), of_how)))

@@ -12,7 +12,7 @@ from stream.archive_commits import Commits
 from stream.archive_writer import ArchiveConfig
 from stream.deadletters import DeadLetterFile
 from tests.keepstream.worlds import messages, write_log
-from tests.stream.archive_process import LIVES
+from tests.stream.archive_process import KILLS
 from tests.stream.archives import archive, archived, logged, parts_of
 from tests.stream.source_contract import assert_same
 
@@ -20,7 +20,7 @@ from tests.stream.source_contract import assert_same
 @pytest.fixture(scope="module")
 def log(tmp_path_factory):
     """Return a log of two partitions a topic, with late, doubled and malformed lines."""
-    return write_log(tmp_path_factory.mktemp("log") / "log", messages(2500, partitions=2))
+    return write_log(tmp_path_factory.mktemp("log") / "log", messages(1600, partitions=2))
 
 
 def assert_complete(log, root, whole):
@@ -42,10 +42,9 @@ def test_a_writer_that_is_killed_again_and_again_keeps_each_event_once(log, tmp_
 
     assert 0 == done.returncode, done.stderr[-3000:]
     ends = json.loads(done.stdout)
-    assert LIVES // 2 <= ends.count(-9)
-    assert {0, -9} >= set(ends)
-    assert 0 == ends[-1]
-    assert_complete(log, tmp_path / "a", tmp_path / "whole")
+    assert KILLS == sum(codes.count(-9) for codes in ends)
+    for k in range(len(ends)):
+        assert_complete(log, tmp_path / "a" / str(k), tmp_path / "a" / "whole")
 
 
 @contextmanager
@@ -69,7 +68,7 @@ def test_a_full_disk_ends_the_writer_and_costs_no_event(log, tmp_path):
     numbers = []
     with tiny_disk(tmp_path / "small", "400k"):
         ballast = tmp_path / "small" / "ballast"
-        for held in (330, 290, 250):  # KiB; each time some more of the log finds room
+        for held in (350, 320, 290):  # KiB; each time some more of the log finds room
             ballast.write_bytes(bytes(held << 10))
             with pytest.raises(ArchiveError, match="No space left on device"):
                 archive(log, root, config)
