@@ -166,6 +166,12 @@ def test_knowledge_of_the_future_is_never_in_force(three):
     assert switch(50, 4) == three.activate("g-00000004", 50)
 
 
+def test_one_that_is_in_force_stays_so_from_when_it_was(three):
+    """A schedule that runs twice adds no switch: a rollback would go nowhere."""
+    assert switch(30, 3) == three.activate("g-00000003", 45)
+    assert 3 == len(three.switches())
+
+
 def test_a_switch_before_the_last_is_refused(three):
     """What was in force then has been learned with."""
     with pytest.raises(SwitchOutOfOrder, match="rollback"):
