@@ -13,9 +13,9 @@ from stream.table import capacity_for
 U64 = npt.NDArray[np.uint64]
 Bools = npt.NDArray[np.bool_]
 Array = npt.NDArray[Any]
-Fetch = Callable[[U64], tuple[Array, Bools]]  # distinct ids (m,) → vectors (m, W), present (m,)
+Fetch = Callable[[U64], tuple[Array, Bools]]  # ids (m,), rising → vectors (m, W), present (m,)
 
-CACHE_BYTES: Final = 256 << 20  # for all kinds: 1.8 million vectors of 64 float16
+CACHE_BYTES: Final = 512 << 20  # for all kinds: 3.5 million vectors of 64 float16
 _WAYS_A_ROW: Final = 1.25  # sets fill unevenly, and absent ids take ways without rows
 _WAYS: Final = 8192  # besides, where memory is left: small tables are asked for absent ids too
 _WAY_BYTES: Final = kernel.SET_BYTES // kernel.WAYS
@@ -56,7 +56,7 @@ class HotCache:
     def get(self, ids: U64, fetch: Fetch) -> tuple[Array, Bools]:
         """Return the vectors (n, W) of ``ids`` (n,), and which are present (n,); absent are zeros.
 
-        ``fetch`` is given, at once and each once, the ids that are not known; id 0 is never asked.
+        ``fetch`` is given the ids that are not known: at once, each once, in their order; never 0.
         """
         ids = np.ascontiguousarray(ids, np.uint64)
         n = ids.size
@@ -72,10 +72,13 @@ class HotCache:
         )  # fmt: skip  # by topic
         if count:
             self.missed += count
-            missed = missed[:count]
+            order = np.argsort(missed[:count])  # RocksDB is a tenth faster in the order of keys
+            place = np.empty(count, np.int64)
+            place[order] = np.arange(count)
+            missed = missed[order]
             found, there = fetch(missed)
             words = np.ascontiguousarray(found, self.kind.numpy).view(np.uint16)
-            kernel.fill(missed_at, words, there, values, present)
+            kernel.fill(missed_at, place, words, there, values, present)
             if self._keeps:
                 kernel.keep(
                     self._keys, self._rows, self._ranks, self._vectors, self._spare, self._counts,

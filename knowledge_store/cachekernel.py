@@ -111,14 +111,16 @@ def look_up(
 
 
 @njit(
-    "void(int64[::1], uint16[:, ::1], boolean[::1], uint16[:, ::1], boolean[::1])",
+    "void(int64[::1], int64[::1], uint16[:, ::1], boolean[::1], uint16[:, ::1], boolean[::1])",
     cache=True, nogil=True,
 )  # fmt: skip
-def fill(missed_at: I64, fetched: U16, there: Bools, values: U16, present: Bools) -> None:
-    """Give what was missed and has been ``fetched`` (m, …) to the look-ups that wait for it."""
+def fill(
+    missed_at: I64, place: I64, fetched: U16, there: Bools, values: U16, present: Bools
+) -> None:
+    """Give what was missed to the look-ups that wait for it: the k-th is at ``place[k]`` (m,)."""
     for i in range(missed_at.size):
-        m = missed_at[i]
-        if m >= 0:
+        if missed_at[i] >= 0:
+            m = place[missed_at[i]]
             present[i] = there[m]
             for j in range(values.shape[1]):
                 values[i, j] = fetched[m, j]

@@ -39,7 +39,7 @@ Order = npt.NDArray[np.int64]
 AMENDMENTS: Final = 8  # a table of more is written anew: a look-up takes up to 1.6 times as long
 SHARE: Final = 0.5  # … or where they are together more than this of what they amend
 _BLOCK: Final = 4096  # rows a batch of writing
-_FLUSH: Final = 128 << 20  # bytes that wait in memory to become a file
+_BUFFER: Final = 128 << 20  # bytes of rows that wait to become a file, while as much is written
 _FILE: Final = 1 << 30  # bytes; a plain table can be 2^31 at most
 _COPIED: Final = ("CURRENT", "IDENTITY", "MANIFEST-*", "OPTIONS-*")  # all but the tables: small
 _LEFT: Final = ("LOG*", "LOCK", "*.log")  # which no reader needs
@@ -55,7 +55,7 @@ def write_table(folder: Path, kind: Kind, ids: U64, vectors: Array) -> int:
     order = _sorted(kind, ids, vectors)
     with refusals_named(folder):
         folder.mkdir(parents=True)
-        db = Rdict(str(folder), _options())
+        db = Rdict(str(folder), table_options(log=True))
         try:
             _write(db, kind, ids, vectors, order, settle=True)
         finally:
@@ -81,7 +81,7 @@ def amend_table(base: Path, folder: Path, kind: Kind, ids: U64, vectors: Array) 
         for pattern in _COPIED:
             for path in base.glob(pattern):
                 shutil.copyfile(path, folder / path.name)
-        db = Rdict(str(folder), _options())
+        db = Rdict(str(folder), table_options(log=True))
         try:
             new = 0
             for start in range(0, ids.size, _BLOCK):
@@ -116,7 +116,7 @@ class Table:
         _present(folder)
         with refusals_named(folder):
             self._db: Rdict | None = Rdict(
-                str(folder), _options(log=False), access_type=AccessType.read_only()
+                str(folder), table_options(), access_type=AccessType.read_only()
             )
 
     def get(self, ids: U64) -> tuple[Array, Bools]:
@@ -129,7 +129,7 @@ class Table:
         return values[place], present[place]
 
     def get_distinct(self, ids: U64) -> tuple[Array, Bools]:
-        """Return what `get` does, a little faster, where no id comes twice."""
+        """Return what `get` does where no id comes twice; in their order they are found faster."""
         with refusals_named(self.folder):
             found = _found(self._open, ids)
         none = self._none
@@ -185,7 +185,8 @@ def _found(db: Rdict, ids: U64) -> list[bytes | None]:
     return cast("list[bytes | None]", db.get(keys))
 
 
-def _options(*, log: bool = True) -> Options:
+def table_options(*, log: bool = False) -> Options:
+    """Return how tables are opened: for reading, or with a ``log`` in their folder for writing."""
     plain = PlainTableFactoryOptions()
     plain.user_key_length = 8
     plain.bloom_bits_per_key = 10
@@ -198,7 +199,7 @@ def _options(*, log: bool = True) -> Options:
     options.set_allow_mmap_reads(True)
     options.set_compression_type(DBCompressionType.none())
     options.set_disable_auto_compactions(True)
-    options.set_write_buffer_size(2 * _FLUSH)  # never full: `_write` flushes
+    options.set_write_buffer_size(_BUFFER)
     options.set_target_file_size_base(_FILE)
     options.set_skip_stats_update_on_db_open(True)
     if not log:
@@ -229,14 +230,10 @@ def _sorted(kind: Kind, ids: U64, vectors: Array) -> Order | None:
 def _write(
     db: Rdict, kind: Kind, ids: U64, vectors: Array, order: Order | None, *, settle: bool
 ) -> None:
-    """Write the rows in their ``order`` and flush; ``settle``: to the bottom, file by file."""
+    """Write the rows in their ``order`` and flush; ``settle``: move them to the bottom."""
     unlogged = WriteOptions()
     unlogged.disable_wal = True  # type: ignore[assignment,method-assign]  # a property, in truth
-    downwards = CompactOptions()
-    downwards.set_bottommost_level_compaction(BottommostLevelCompaction.skip())
     factors = multipliers(kind)
-    size = record_bytes(kind)
-    waiting = 0
     for start in range(0, ids.size, _BLOCK):
         end = min(start + _BLOCK, ids.size)
         rows = slice(start, end) if order is None else order[start:end]
@@ -248,15 +245,14 @@ def _write(
                 "out, or scale it."
             )
         batch = WriteBatch(raw_mode=True)
-        values = records.view(f"V{size}").ravel().tolist()
+        values = records.view(f"V{record_bytes(kind)}").ravel().tolist()
         deque(map(batch.put, keys_of(mine), values), maxlen=0)
         db.write(batch, unlogged)
-        waiting += mine.size * (size + 64)  # with what a row in memory has beside it
-        if waiting >= _FLUSH or end == ids.size:
-            db.flush()
-            waiting = 0
-            if settle:  # nothing there overlaps: the file is moved, not written again
-                db.compact_range(None, None, downwards)
+    db.flush()
+    if settle:
+        downwards = CompactOptions()  # nothing overlaps: files are moved, not written again
+        downwards.set_bottommost_level_compaction(BottommostLevelCompaction.skip())
+        db.compact_range(None, None, downwards)
 
 
 def _present(folder: Path) -> None:

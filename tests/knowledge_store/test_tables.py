@@ -26,7 +26,7 @@ from knowledge_store.errors import (
 )
 from knowledge_store.kinds import Kind, keys_of
 from knowledge_store.records import multipliers, sealed
-from knowledge_store.tables import AMENDMENTS, Table, amend_table, write_table
+from knowledge_store.tables import AMENDMENTS, Table, amend_table, table_options, write_table
 from stream.ids import hash_integers
 
 KIND = Kind("item", 8)
@@ -126,13 +126,13 @@ def test_a_table_of_nothing_can_be_read(tmp_path):
 
 def test_a_large_table_is_written_in_files_at_the_bottom(tmp_path, monkeypatch):
     """What is written in one go is not searched file by file, however many there are."""
-    monkeypatch.setattr(tables, "_FLUSH", 400_000)
+    monkeypatch.setattr(tables, "_BUFFER", 1 << 20)
     monkeypatch.setattr(tables, "_BLOCK", 1000)
-    ids = hash_integers(np.arange(10_000))
+    ids = hash_integers(np.arange(50_000))
     folder = written(tmp_path / "t", ids)
 
     assert len(tables_of(folder)) > 1
-    with closing(Rdict(str(folder), tables._options())) as raw:
+    with closing(Rdict(str(folder), table_options(log=True))) as raw:
         assert {6} == {file["level"] for file in raw.live_files()}
     assert dict(zip(ids.tolist(), vectors(ids).tolist(), strict=True)) == read(folder)
 
