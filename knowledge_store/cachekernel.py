@@ -37,8 +37,8 @@ _CHUNK: Final = 64  # look-ups whose vectors are on their way at once
 _AHEAD: Final = 12  # look-ups by which the sets are fetched ahead
 _NOT_YET: Final = -2  # first of the numbers that stand for what is missed
 
-NEXT, SPARE, KEPT = 0, 1, 2  # counts: rows ever given, rows given back, ids ever taken in
-COUNTS: Final = 3
+NEXT, SPARE, KEPT, USED = 0, 1, 2, 3  # counts: rows ever given, given back; ids ever taken in; ways
+COUNTS: Final = 4
 
 
 @njit("int64(uint64, int64)", cache=True, nogil=True, inline="always")
@@ -184,6 +184,7 @@ def keep(
             spare[counts[SPARE]] = row
             counts[SPARE] += 1
             row = np.int64(ABSENT)
+        counts[USED] += keys[s, way] == 0
         keys[s, way] = ids[m]
         rows[s, _ROWS + way] = row
         counts[KEPT] += 1
@@ -191,3 +192,23 @@ def keep(
         if row >= 0:
             for j in range(vectors.shape[1]):
                 vectors[row, j] = fetched[m, j]
+
+
+@njit(
+    "void(uint64[:, ::1], int32[:, ::1], uint8[:, ::1], uint64[:, ::1], int32[:, ::1],"
+    " uint8[:, ::1])",
+    cache=True, nogil=True,
+)  # fmt: skip
+def split(keys: U64, rows: I32, ranks: U8, more_keys: U64, more_rows: I32, more_ranks: U8) -> None:
+    """Spread the sets over twice as many, which are empty: set s becomes 2 s and 2 s + 1."""
+    sets = more_keys.shape[0]
+    for s in range(keys.shape[0]):
+        for w in range(WAYS):
+            if keys[s, w] != 0:
+                to = _set_of(keys[s, w], sets)
+                way = 0
+                while more_keys[to, way] != 0:
+                    way += 1
+                more_keys[to, way] = keys[s, w]
+                more_rows[to, _ROWS + way] = rows[s, _ROWS + w]
+                more_ranks[to, _RANKS + way] = ranks[s, _RANKS + w]
