@@ -28,8 +28,8 @@ _WAY_BYTES: Final = kernel.SET_BYTES // kernel.WAYS
 class HotCache:
     """A bounded cache of one kind's vectors, and of which ids have none.
 
-    Memory: at most ``max_bytes``, taken as it fills, and a twentieth more while it doubles its sets;
-    no cache where it is 0. One thread at a time.
+    Memory: at most ``max_bytes``, taken as it fills, and while its sets are doubled a twentieth
+    more; no cache where it is 0. One thread at a time.
     """
 
     def __init__(self, kind: Kind, max_bytes: int = CACHE_BYTES, most: int | None = None) -> None:
