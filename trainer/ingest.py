@@ -30,6 +30,7 @@ from trainer.idmap import IdMap
 from trainer.knowledge_rows import KnowledgeRows, refitted
 from trainer.rehearsal import CARRIED, Rehearsal
 from trainer.relative import relative_to_request
+from trainer.view import View
 
 if TYPE_CHECKING:  # who uses no knowledge needs no RocksDB
     from trainer.knowledge_feed import InForce, KnowledgeFeed
@@ -79,7 +80,7 @@ class Barrier:
     changed: bool = True  # something has happened since the last one: worth a checkpoint
 
 
-Item = ScoreItem | LearnItem | Barrier
+Item = ScoreItem | LearnItem | View | Barrier
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from trainer.ingest import Barrier, Item, LearnItem, ScoreItem
 from trainer.learner import Learner
 from trainer.metrics import Prequential
 from trainer.trace import Trace
+from trainer.view import View
 
 
 @dataclass
@@ -96,6 +97,7 @@ def train(
     training: Training,
     save: Callable[[Barrier, State, int], None],
     show: Callable[[Training], None],
+    view: Callable[[View, Training], None] = lambda *_: None,
 ) -> bool:
     """Learn from ``items`` until they end; return whether their log had ended too."""
     ended = False
@@ -106,6 +108,8 @@ def train(
             case LearnItem():
                 training.learn(item)  # scores first: no label has been seen
                 show(training)
+            case View():
+                view(item, training)
             case Barrier():
                 if item.changed:
                     save(item, training.state(), training.batches)
