@@ -14,14 +14,17 @@ from numba import njit
 
 from knowledge_store.kinds import Kind
 from stream.ids import mix
+from stream.prefetch import prefetch
 
 U8 = npt.NDArray[np.uint8]
 U16 = npt.NDArray[np.uint16]
 U32 = npt.NDArray[np.uint32]
 U64 = npt.NDArray[np.uint64]
+I64 = npt.NDArray[np.int64]
 
 CHECK: Final = 4  # bytes
 _WORDS: Final = 2  # 16-bit words of a check
+_AHEAD: Final = 8  # rows by which vectors are fetched ahead: they come in any order
 NO_WORD: Final = 0xFFFF  # begins a record that is none: a NaN, which no vector holds
 
 
@@ -41,15 +44,19 @@ def multipliers(kind: Kind) -> U64:
     return np.array([int(mix(np.uint64(j))) | 1 for j in range(words + 1)], np.uint64)
 
 
-def sealed(kind: Kind, ids: U64, vectors: npt.NDArray[Any], factors: U64) -> tuple[U8, int]:
-    """Return records (n, `record_bytes`) of ``vectors`` (n, W), and the first row not finite.
+def words_of(kind: Kind, vectors: npt.NDArray[Any]) -> U16:
+    """Return ``vectors`` (n, W) as 16-bit words (n, words), in the kind's dtype."""
+    with np.errstate(over="ignore"):  # infinite then, and told as that by `sealed`
+        return np.ascontiguousarray(vectors, kind.numpy).view(np.uint16)
 
-    That row is n where all are.
+
+def sealed(kind: Kind, ids: U64, words: U16, rows: I64, factors: U64) -> tuple[U8, int]:
+    """Return records (m, `record_bytes`) of ``ids`` (m,), and the first that is not finite.
+
+    Their vectors are ``words[rows]`` (n, words), rows (m,). The first is m where all are finite.
     """
-    with np.errstate(over="ignore"):  # infinite then, and told as that
-        words = np.ascontiguousarray(vectors, kind.numpy).view(np.uint16)
     out = np.empty((ids.size, kind.bytes // 2 + _WORDS), np.uint16)
-    faulty = _seal(np.ascontiguousarray(ids), words, factors, kind.numpy.itemsize // 2, out)
+    faulty = _seal(ids, words, rows, factors, kind.numpy.itemsize // 2, out)
     return out.view(np.uint8), int(faulty)
 
 
@@ -76,20 +83,25 @@ def _check(key: int, words: U16, factors: U64, n: int) -> np.uint32:
 
 
 @njit(
-    "int64(uint64[::1], uint16[:, ::1], uint64[::1], int64, uint16[:, ::1])", cache=True, nogil=True
-)
-def _seal(ids: U64, words: U16, factors: U64, words_each: int, out: U16) -> int:
+    "int64(uint64[::1], Array(uint16, 2, 'C', readonly=True), int64[::1], uint64[::1], int64,"
+    " uint16[:, ::1])",
+    cache=True, nogil=True,
+)  # fmt: skip
+def _seal(ids: U64, words: U16, rows: I64, factors: U64, words_each: int, out: U16) -> int:
     """Write the records; ``words_each``: 16-bit words of a number, the last of them the highest."""
     exponent = np.uint16(0x7C00 if words_each == 1 else 0x7F80)
     n = words.shape[1]
     faulty = ids.size
     for i in range(ids.size):
+        if i + _AHEAD < ids.size:
+            for j in range(0, n, 32):  # a cache line is 32 words
+                prefetch(words, rows[i + _AHEAD], j)
         for j in range(n):
-            out[i, j] = words[i, j]
+            out[i, j] = words[rows[i], j]
         for j in range(words_each - 1, n, words_each):
-            if words[i, j] & exponent == exponent and i < faulty:
+            if out[i, j] & exponent == exponent and i < faulty:
                 faulty = i
-        check = _check(ids[i], words[i], factors, n)
+        check = _check(ids[i], out[i], factors, n)
         out[i, n] = np.uint16(check & np.uint32(0xFFFF))
         out[i, n + 1] = np.uint16(check >> np.uint32(16))
     return faulty

@@ -29,7 +29,7 @@ from rocksdict import (
 
 from knowledge_store.errors import TableCorrupt, TableMissing, WrongVectors, refusals_named
 from knowledge_store.kinds import Kind, ids_of, keys_of
-from knowledge_store.records import multipliers, no_record, record_bytes, sealed, unsealed
+from knowledge_store.records import multipliers, no_record, record_bytes, sealed, unsealed, words_of
 
 U64 = npt.NDArray[np.uint64]
 Bools = npt.NDArray[np.bool_]
@@ -234,11 +234,18 @@ def _write(
     unlogged = WriteOptions()
     unlogged.disable_wal = True  # type: ignore[assignment,method-assign]  # a property, in truth
     factors = multipliers(kind)
+    as_stored = vectors.dtype == kind.numpy and vectors.flags.c_contiguous
+    words = words_of(kind, vectors if as_stored else vectors[:0])
     for start in range(0, ids.size, _BLOCK):
-        end = min(start + _BLOCK, ids.size)
-        rows = slice(start, end) if order is None else order[start:end]
+        rows = np.arange(start, min(start + _BLOCK, ids.size))
+        if order is not None:
+            rows = order[start : start + _BLOCK]
         mine = ids[rows]
-        records, faulty = sealed(kind, mine, vectors[rows], factors)
+        if as_stored:
+            records, faulty = sealed(kind, mine, words, rows, factors)
+        else:
+            some = words_of(kind, vectors[rows])
+            records, faulty = sealed(kind, mine, some, np.arange(rows.size), factors)
         if faulty < mine.size:
             raise WrongVectors(
                 f"the vector of id {int(mine[faulty])} is not finite as {kind.dtype}. Leave it "
