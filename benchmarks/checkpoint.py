@@ -19,7 +19,7 @@ from networks.shape import ModelShape
 from stream.position import Position
 from trainer.batch import Batch
 from trainer.checkpoint import Checkpoint, Checkpoints
-from trainer.ingest import Barrier
+from trainer.items import Barrier
 from trainer.learner import Learner
 from trainer.learner_config import LearnerConfig
 from trainer.saver import Saver

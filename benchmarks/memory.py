@@ -35,7 +35,7 @@ from stream.source import Block
 from stream.state import State
 from trainer.ahead import Ahead
 from trainer.checkpoint import Checkpoints
-from trainer.ingest import Barrier
+from trainer.items import Barrier
 from trainer.loop import train
 from trainer.saver import Saver
 

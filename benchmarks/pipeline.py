@@ -28,7 +28,8 @@ from stream.filelog_source import FileLogSource
 from stream.filelog_writer import FileLogWriter, LogWriterConfig
 from stream.source import Source
 from trainer.ahead import Ahead
-from trainer.ingest import Ingest, LearnItem
+from trainer.ingest import Ingest
+from trainer.items import LearnItem
 from trainer.learner import Learner
 from trainer.learner_config import LearnerConfig
 from trainer.loop import Training, train

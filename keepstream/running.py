@@ -22,7 +22,8 @@ from stream.source import Source
 from stream.state import State
 from trainer.ahead import Ahead
 from trainer.checkpoint import Checkpoint, CheckpointForeign, Checkpoints
-from trainer.ingest import Barrier, Counts, Ingest
+from trainer.ingest import Ingest
+from trainer.items import Barrier, Counts
 from trainer.loop import Training, train
 from trainer.saver import Saver
 from trainer.trace import Trace

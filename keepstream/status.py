@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from keepstream.progress import Snapshot
 from trainer.checkpoint import Checkpoint
-from trainer.ingest import Counts
+from trainer.items import Counts
 from trainer.loop import Training
 
 

@@ -9,7 +9,8 @@ from typing import Final
 
 from stream.deadletters import DeadLetters
 from stream.source import Source
-from trainer.ingest import Barrier, Counts, Ingest, Item
+from trainer.ingest import Ingest
+from trainer.items import Barrier, Counts, Item
 
 Clock = Callable[[], float]  # seconds, monotonic; keepstream/ gives it
 
@@ -37,12 +38,13 @@ class Ahead:
         drain: bool,
         resumed: bool = False,
         waiting: Callable[[], None] = lambda: None,
+        view_last: bool = False,
     ) -> None:
         """Read ``source`` into ``ingest``, which has been restored if this is a run ``resumed``.
 
         A barrier comes every ``barrier_every_s`` in which something has happened (None: only the
         last). ``drain`` settles what waits when the source ends. ``waiting`` is called now and then
-        while the learner has nothing to do.
+        while the learner has nothing to do. ``view_last``: a view comes before the last barrier.
         """
         self._source = source
         self._ingest = ingest
@@ -51,6 +53,7 @@ class Ahead:
         self._every_s = barrier_every_s
         self._drain = drain
         self._waiting = waiting
+        self._view_last = view_last
         self.counts = ingest.counts()  # as of the last block; replaced, never changed
         self._kept: Counts | None = self.counts if resumed else None  # as of the last barrier
         self._items: queue.Queue[Item | BaseException | None] = queue.Queue(QUEUE_ITEMS)
@@ -132,6 +135,8 @@ class Ahead:
             yield from ingest.finish()
             self._letters.extend(ingest.take_refused())
             self.counts = ingest.counts()
+        if self._view_last and (view := ingest.view_now()) is not None:
+            yield view
         # While the last one is being written nobody knows whether it will be on disk.
         yield self._barrier(ended, self.counts != self._kept or self._saving.is_set())
 

@@ -13,9 +13,11 @@ from stream.order import OrderConfig
 from stream.pending import PendingRows
 from stream.position import Partition
 from trainer.batcher import Batcher
+from trainer.entities import Entities
 from trainer.features import Features
 from trainer.idmap import IdMap
-from trainer.ingest import Counts, Ingest
+from trainer.ingest import Ingest
+from trainer.items import Counts
 from trainer.rehearsal import Rehearsal
 
 if TYPE_CHECKING:
@@ -45,6 +47,8 @@ class ExampleIngest(Ingest):
         own_sequences: npt.NDArray[np.intp],
         knowledge: "KnowledgeFeed | None" = None,
         actions: bool = False,
+        entities: Entities | None = None,
+        view_every_s: float | None = None,
     ) -> None:
         """Read ``partitions`` of the examples topic, of ``schema``; `order.max_held` holds."""
         self._examples = ExampleOrder(order, schema, partitions)
@@ -62,6 +66,8 @@ class ExampleIngest(Ingest):
             own_sequences=own_sequences,
             knowledge=knowledge,
             actions=actions,
+            entities=entities,
+            view_every_s=view_every_s,
         )
 
     def counts(self) -> Counts:

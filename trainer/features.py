@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from stream.events import EventColumns
 from stream.ids import hash_integers, salted
-from stream.join import Joined
+from stream.join import Joined, Settled
 from stream.pending import ColumnSpec, PendingRows
 from stream.state import State
 from trainer.history import ClickHistory
@@ -100,7 +100,7 @@ class Features:
             **{name: (dtype, None) for name, dtype in _COPIED.items()},
         }
 
-    def observe(self, events: EventColumns, joined: Joined, pending: PendingRows) -> Columns:
+    def observe(self, events: EventColumns, joined: Joined, pending: PendingRows | None) -> Columns:
         """Return the rows of ``joined.accepted``; let impressions and first clicks count.
 
         ``pending`` has the rows of all earlier impressions that may still get feedback; the caller
@@ -140,8 +140,37 @@ class Features:
         self._open_clicks = {name: click[name][open_clicks] for name in _CLICK}
         return rows
 
+    def peek(self, events: EventColumns) -> Columns:
+        """Return the rows that impressions would have, all of one moment; none of them counts.
+
+        The moment (`at`) lies after all that was observed: `last_ms`. It changes no bit of any row
+        of that moment or later ones; only time has passed, and no earlier event may come.
+        """
+        last, m = self.last_ms, len(events)
+        if m and (events.at != events.at[0]).any():
+            raise ValueError("A peek is at one moment: give all its events the same `at`.")
+        if m and last is not None and events.at[0] <= last:
+            raise ValueError(
+                f"A peek at {events.at[0]} would not see all of it: events until {last} have been "
+                "observed. Peek at a later moment."
+            )
+        rows = self.observe(events, _all_accepted(m), None)
+        if m:  # what was open before has counted by now; what came here never will
+            keys = len(self._statistics)
+            self._open_shows = {name: _none(name, keys) for name in _SHOW}
+            self._open_clicks = {name: _none(name, keys) for name in _CLICK}
+        return rows
+
+    @property
+    def last_ms(self) -> int | None:
+        """The moment (event time, ms) of the newest observation; None: none, or time has passed."""
+        return max(
+            (int(o["at"][-1]) for o in (self._open_shows, self._open_clicks) if o["at"].size),
+            default=None,
+        )
+
     def _clicks(
-        self, events: EventColumns, joined: Joined, pending: PendingRows, rows: Columns
+        self, events: EventColumns, joined: Joined, pending: PendingRows | None, rows: Columns
     ) -> tuple[npt.NDArray[np.bool_], I64, Columns]:
         """Return the clicks that made a positive.
 
@@ -152,7 +181,10 @@ class Features:
         seq = joined.matched_seq[first]
         source = seq - joined.first_seq
         known = source < 0
-        old = pending.take(seq[known], ("keys", "user", "item", "at")) if known.any() else None
+        old = None
+        if known.any():
+            assert pending is not None, "the rows of impressions that get feedback are waiting"
+            old = pending.take(seq[known], ("keys", "user", "item", "at"))
         clicks: Columns = {"at": events.at[joined.matched_event[first]]}
         for name, column in (
             ("shown_at", "at"),
@@ -261,6 +293,21 @@ class Features:
         self._items.restore(state["items"])
         self._open_shows = {name: np.array(state["open_shows"][name]) for name in _SHOW}
         self._open_clicks = {name: np.array(state["open_clicks"][name]) for name in _CLICK}
+
+
+def _all_accepted(m: int) -> Joined:
+    """Return what a join says of ``m`` new impressions without any feedback."""
+    none, no = np.zeros(0, np.int64), np.zeros(0, np.uint8)
+    return Joined(
+        accepted=np.arange(m, dtype=np.int64),
+        first_seq=0,
+        matched_event=none,
+        matched_seq=none,
+        matched_action=no,
+        matched_is_label=no.astype(np.bool_),
+        refused=none,
+        settled=Settled(seq=none, label=no, label_at=none, actions=no, kind=no, before=none),
+    )
 
 
 def _none(name: str, keys: int) -> npt.NDArray[Any]:

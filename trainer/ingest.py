@@ -6,7 +6,6 @@ whole state is a value (invariants 1 and 2).
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,6 +13,7 @@ import numpy.typing as npt
 
 from stream.deadletters import too_late
 from stream.digest import ExamplesDigest
+from stream.events import EventColumns
 from stream.example_join import ExampleJoin
 from stream.example_order import ExampleOrder
 from stream.join import Joined, LabelJoin
@@ -24,13 +24,15 @@ from stream.source import Block, Rejected
 from stream.state import State
 from trainer.batch import Batch
 from trainer.batcher import Batcher
+from trainer.entities import Entities
 from trainer.features import Features
 from trainer.growth import places_of, renumbered
 from trainer.idmap import IdMap
+from trainer.items import Barrier, Counts, Item, LearnItem, ScoreItem
 from trainer.knowledge_rows import KnowledgeRows, refitted
 from trainer.rehearsal import CARRIED, Rehearsal
 from trainer.relative import relative_to_request
-from trainer.view import View
+from trainer.view import View, ViewTimes
 
 if TYPE_CHECKING:  # who uses no knowledge needs no RocksDB
     from trainer.knowledge_feed import InForce, KnowledgeFeed
@@ -47,56 +49,6 @@ EXAMPLE_COLUMNS = (  # what an example is, wherever and in whatever messages its
     "at", "ids", "impression", "item", "label", "label_at", "numbers", "request", "scene",
     "sequences", "ts", "user",
 )  # fmt: skip
-
-
-@dataclass(frozen=True)
-class ScoreItem:
-    """Impressions to score now, by the model of this moment ("as served")."""
-
-    batch: Batch
-    first_seq: int  # their sequence numbers follow one another
-
-
-@dataclass(frozen=True)
-class LearnItem:
-    """A batch to score, then learn."""
-
-    batch: Batch
-    fresh_rows: npt.NDArray[np.int32]  # embedding rows given to new ids: to reset before learning
-    fresh_ids: npt.NDArray[np.uint64]
-    examples: Columns  # what metrics need of its examples; the rehearsed ones are not among them
-    served_below: int  # served scores of sequence numbers below this are no longer needed
-    examples_digest: str  # of all examples up to this batch
-
-
-@dataclass(frozen=True)
-class Barrier:
-    """The state of all that lies before the learner, at this point of the order."""
-
-    state: State
-    position: Position
-    watermark: int  # ms
-    ended: bool  # the log has no more
-    changed: bool = True  # something has happened since the last one: worth a checkpoint
-
-
-Item = ScoreItem | LearnItem | View | Barrier
-
-
-@dataclass(frozen=True)
-class Counts:
-    """What has happened to events so far, for people."""
-
-    events: int
-    impressions: int
-    rejected: int
-    late: int
-    after_idle: int  # placed at the watermark: where there are any, replay may differ
-    hurried: int  # let go by the order before their turn, for want of room
-    join: dict[str, int]
-    pending: int
-    held: int
-    newest_ms: int  # the newest event read
 
 
 class Ingest:
@@ -118,10 +70,13 @@ class Ingest:
         own_sequences: npt.NDArray[np.intp],
         knowledge: "KnowledgeFeed | None" = None,
         actions: bool = False,
+        entities: Entities | None = None,
+        view_every_s: float | None = None,
     ) -> None:
         """Put the parts together; ``pending`` has the columns of all of them.
 
-        ``actions``: examples carry all feedback, for models of several tasks.
+        ``actions``: examples carry all feedback, for models of several tasks. ``entities`` are
+        kept for whom a `View` comes every ``view_every_s`` of event time (None: by `view` alone).
         """
         self._partitions = partitions
         self._order = order
@@ -136,6 +91,8 @@ class Ingest:
         self._own_sequences = own_sequences
         self._knowledge = knowledge
         self._actions = actions
+        self._entities = entities
+        self._views = ViewTimes(view_every_s)
         self._digested = (*EXAMPLE_COLUMNS, *(("actions",) if actions else ()))
         self._digest = ExamplesDigest()
         self._scored = 0  # impressions with a smaller seq have been given to the scorer
@@ -174,6 +131,21 @@ class Ingest:
         """Return a copy of the state; nothing before it is in flight once it is reached."""
         return Barrier(self.state(), self.position, self._order.watermark, ended, changed)
 
+    def view(self, at_ms: int) -> View:
+        """Return what is known of items and users, all of it from before ``at_ms``."""
+        return View(
+            features=self._features.state(),
+            ids=self._ids.state(),
+            entities=self._entities.state() if self._entities is not None else {},
+            at_ms=at_ms,
+            newest_ms=self._newest,
+        )
+
+    def view_now(self) -> View | None:
+        """Return what is known by now; None: nothing has come."""
+        last = self._features.last_ms
+        return None if last is None else self.view(max(last + 1, self._order.watermark))
+
     @property
     def examples_set_digest(self) -> str:
         """The digest of all examples given to the learner, in whatever order."""
@@ -210,17 +182,34 @@ class Ingest:
 
     def _take(self, ordered: Ordered) -> Iterator[Item]:
         self._refuse(ordered.rejected)
-        for start in range(0, len(ordered.events), PIECE):
-            events = ordered.events.take(slice(start, start + PIECE))
-            joined = self._join.feed(events)
-            self._refuse(too_late(events.take(joined.refused), self._partitions))
-            rows = self._features.observe(events, joined, self._pending)
-            if self._knowledge is not None:
-                rows |= self._knowledge.observe(events, joined.accepted)
-            first = self._pending.append(rows)
-            assert first == joined.first_seq, "the join and the waiting rows count alike"
-            yield from self._settle(joined)
+        at, start = ordered.events.at, 0
+        while start < at.size:
+            end, due = self._views.stretch(at, start)
+            for piece in range(start, end, PIECE):
+                yield from self._observe(ordered.events.take(slice(piece, min(piece + PIECE, end))))
+            if due is not None:
+                yield from self._view_at(due)
+            start = end
+        if (due := self._views.passed(self._order.watermark)) is not None:
+            yield from self._view_at(due)
         yield from self._settle(self._join.advance(self._order.watermark))
+
+    def _observe(self, events: EventColumns) -> Iterator[Item]:
+        joined = self._join.feed(events)
+        self._refuse(too_late(events.take(joined.refused), self._partitions))
+        rows = self._features.observe(events, joined, self._pending)
+        if self._entities is not None:
+            fields = events.ids[joined.accepted]
+            self._entities.observe(rows["item"], rows["user"], rows["at"], fields)
+        if self._knowledge is not None:
+            rows |= self._knowledge.observe(events, joined.accepted)
+        first = self._pending.append(rows)
+        assert first == joined.first_seq, "the join and the waiting rows count alike"
+        yield from self._settle(joined)
+
+    def _view_at(self, at_ms: int) -> Iterator[Item]:
+        yield from self._settle(self._join.advance(at_ms))  # or blocks would decide what is learned
+        yield self.view(at_ms)
 
     def _settle(self, joined: Joined) -> Iterator[Item]:
         settled = joined.settled
@@ -344,6 +333,8 @@ class Ingest:
             "rehearsal": self._rehearsal.state(),
             "digest": self._digest.state(),
             **({"knowledge": self._knowledge.state()} if self._knowledge is not None else {}),
+            **({"entities": self._entities.state()} if self._entities is not None else {}),
+            **({"views": views} if (views := self._views.state()) else {}),
         }
 
     def restore(self, state: State) -> None:
@@ -373,6 +364,9 @@ class Ingest:
         self._digest.restore(state["digest"])
         if self._knowledge is not None and "knowledge" in state:
             self._knowledge.restore(state["knowledge"])
+        if self._entities is not None:
+            self._entities.restore(state["entities"])
+        self._views.restore(state.get("views", {}))
 
     def _with_our_knowledge(self, state: State) -> State:
         before = state.get("knowledge")

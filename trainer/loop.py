@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from stream.pending import PendingRows
 from stream.state import State
-from trainer.ingest import Barrier, Item, LearnItem, ScoreItem
+from trainer.items import Barrier, Item, LearnItem, ScoreItem
 from trainer.learner import Learner
 from trainer.metrics import Prequential
 from trainer.trace import Trace

@@ -7,7 +7,7 @@ from typing import Any
 
 from stream.state import State
 from trainer.checkpoint import Checkpoint, Checkpoints
-from trainer.ingest import Barrier
+from trainer.items import Barrier
 
 
 class Saver:

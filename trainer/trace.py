@@ -7,7 +7,7 @@ from typing import Final
 import orjson
 
 from stream.state import State
-from trainer.ingest import LearnItem
+from trainer.items import LearnItem
 from trainer.learner import Learner
 from trainer.metrics import Prequential
 

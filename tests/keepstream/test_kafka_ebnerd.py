@@ -16,7 +16,7 @@ from stream.filelog_writer import FileLogWriter, LogWriterConfig
 from stream.kafka_source import KafkaSource
 from stream.kafka_writer import KafkaWriter
 from stream.position import Partition
-from trainer.ingest import LearnItem
+from trainer.items import LearnItem
 
 pytestmark = [pytest.mark.kafka, pytest.mark.data, pytest.mark.slow]
 

@@ -23,7 +23,8 @@ from stream.pending import PendingRows
 from stream.position import Partition
 from stream.source import Source
 from trainer import ingest as ingest_module
-from trainer.ingest import MAX_NAMES, LearnItem, ScoreItem
+from trainer.ingest import MAX_NAMES
+from trainer.items import LearnItem, ScoreItem
 
 EVENTS = 600_000  # several times what the bounds of `bounded_config` hold
 SHOWN, CLICKED = Partition("impressions", 0), Partition("feedback", 0)

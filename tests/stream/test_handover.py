@@ -24,7 +24,7 @@ from stream.listsource import ListSource
 from stream.position import Offset, Partition, Position
 from tests.stream.handovers import SETTINGS, handed_over, learned, packed, written
 from tests.trainer.parts import CLICKED, SHOWN, START_MS, clicked, log, shown
-from trainer.ingest import LearnItem
+from trainer.items import LearnItem
 
 SCHEMA = event_schema(SETTINGS)
 

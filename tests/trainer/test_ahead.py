@@ -19,7 +19,7 @@ from tests.trainer.parts import (
     source,
 )
 from trainer.ahead import Ahead
-from trainer.ingest import Barrier, LearnItem
+from trainer.items import Barrier, LearnItem
 
 SETTINGS = config()
 

@@ -15,7 +15,7 @@ from stream.position import Partition
 from tests.stream.handovers import SETTINGS, TOPICS, learned, packed, written
 from tests.trainer.parts import START_MS, equal
 from trainer.growth import OtherPartitions, places_of, renumbered
-from trainer.ingest import LearnItem
+from trainer.items import LearnItem
 
 SCHEMA = event_schema(SETTINGS)
 

@@ -11,7 +11,8 @@ from replay.simulate import TOPICS
 from stream.encode import encode_event
 from stream.listsource import ListSource
 from stream.position import Partition
-from trainer.ingest import SCORE_ROWS, LearnItem, ScoreItem
+from trainer.ingest import SCORE_ROWS
+from trainer.items import LearnItem, ScoreItem
 
 SLATE = 10
 

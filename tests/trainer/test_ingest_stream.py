@@ -14,7 +14,7 @@ from tests.trainer.parts import (
     source,
 )
 from trainer.growth import OtherPartitions
-from trainer.ingest import LearnItem, ScoreItem
+from trainer.items import LearnItem, ScoreItem
 
 SETTINGS = config()
 

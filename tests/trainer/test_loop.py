@@ -1,7 +1,7 @@
 import numpy as np
 
 from tests.trainer.parts import config, equal, ingest_of, log, source, training_of
-from trainer.ingest import Barrier, LearnItem, ScoreItem
+from trainer.items import Barrier, LearnItem, ScoreItem
 from trainer.loop import train
 
 SETTINGS = config(train={"batch_size": 16, "as_served": True})

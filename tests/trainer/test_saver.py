@@ -5,7 +5,7 @@ import pytest
 
 from stream.position import Offset, Partition, Position
 from trainer.checkpoint import Checkpoints
-from trainer.ingest import Barrier
+from trainer.items import Barrier
 from trainer.saver import Saver
 
 POSITION = Position({Partition("impressions", 0): Offset(7, 3)})
