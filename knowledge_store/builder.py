@@ -34,7 +34,7 @@ from knowledge_store.layout import (
     staging_of,
     sweep,
 )
-from knowledge_store.manifest import Manifest, described, sync_folder
+from knowledge_store.manifest import Manifest, described, sync_folder, write_synced
 from knowledge_store.tables import Table, amend_table, write_table
 
 U64 = npt.NDArray[np.uint64]
@@ -57,6 +57,7 @@ class GenerationBuilder:
         self._base_name = base
         self._base: tuple[Path, Manifest] | None = None
         self._put: dict[str, list[tuple[U64, Vectors]]] = {name: [] for name in kinds}
+        self._beside: dict[str, bytes] = {}
         self._open = ExitStack()
         self._number = 0
 
@@ -106,6 +107,14 @@ class GenerationBuilder:
             stored = vectors.astype(expected.numpy, order="C", copy=True)
         self._put[kind].append((ids.copy(), stored))
 
+    def attach(self, name: str, data: bytes) -> None:
+        """Lay a file of the extractor's own beside the tables: what its next generation needs.
+
+        It is one of the manifest's files, and no other generation's.
+        """
+        assert "." in name and "/" not in name, "a file, and no kind's folder"
+        self._beside[name] = data
+
     def commit(self, *, trained_until_ms: int, about: Mapping[str, Any] | None = None) -> Manifest:
         """Reveal the generation: 1 tables, 2 sync, 3 manifest, 4 rename, 5 sync the parent.
 
@@ -129,6 +138,8 @@ class GenerationBuilder:
         counts, changed = {}, {}
         for name, kind in self._kinds.items():
             counts[name], changed[name] = self._write(staging, kind)  # 1
+        for name, data in self._beside.items():
+            write_synced(staging / name, data)
         manifest = Manifest(
             name=self.name,
             number=self._number,
