@@ -34,7 +34,7 @@ DISTANT: Final = 7
 AGING: Final = 16
 _ROWS, _RANKS = 16, 96  # where they begin in a set, in int32 and in bytes
 _CHUNK: Final = 64  # look-ups whose vectors are on their way at once
-_AHEAD: Final = 12  # look-ups by which the sets are fetched ahead
+_AHEAD: Final = 24  # look-ups by which the sets are fetched ahead
 _NOT_YET: Final = -2  # first of the numbers that stand for what is missed
 
 NEXT, SPARE, KEPT, USED = 0, 1, 2, 3  # counts: rows ever given, given back; ids ever taken in; ways

@@ -9,6 +9,7 @@ import os
 import shutil
 from collections import deque
 from collections.abc import Iterator
+from itertools import repeat
 from pathlib import Path
 from typing import Any, Final, cast
 
@@ -131,9 +132,8 @@ class Table:
     def get_distinct(self, ids: U64) -> tuple[Array, Bools]:
         """Return what `get` does where no id comes twice; in their order they are found faster."""
         with refusals_named(self.folder):
-            found = _found(self._open, ids)
-        none = self._none
-        return self._unsealed(ids, [none if record is None else record for record in found])
+            records = _found(self._open, ids, self._none)
+        return self._unsealed(ids, records)
 
     def scan(self, block: int = 65_536) -> Iterator[tuple[U64, Array]]:
         """Yield all ids (n,) and vectors (n, W), in the order of the ids, ``block`` at a time.
@@ -180,9 +180,13 @@ class Table:
         return values, present
 
 
-def _found(db: Rdict, ids: U64) -> list[bytes | None]:
-    keys: list[Any] = keys_of(ids)
-    return cast("list[bytes | None]", db.get(keys))
+def _found(db: Rdict, ids: U64, default: bytes | None = None) -> list[Any]:
+    """Return the records of ``ids`` (n,), ``default`` for those without.
+
+    One by one: rocksdict's look-up of a list costs 7 % more, and lets go of the interpreter, which
+    a busy thread beside gives back after 5 ms only.
+    """
+    return list(map(db.get, keys_of(ids), repeat(default)))
 
 
 def table_options(*, log: bool = False) -> Options:
