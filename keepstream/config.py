@@ -14,6 +14,8 @@ from typing import Any, Literal, TypeVar, get_args
 import orjson
 from xxhash import xxh3_128
 
+from extractor.config import RESULTS as OF_EXTRACTOR
+from extractor.config import ExtractorConfig
 from stream.join import JoinConfig
 from stream.kafka import PASSWORD, KafkaConfig
 from stream.order import OrderConfig
@@ -27,6 +29,7 @@ from trainer.metrics import MetricsConfig
 from trainer.rehearsal import RehearsalConfig
 
 ENVIRONMENT = "KEEPSTREAM_"
+KEEP = "keep"  # the model that knowledge is extracted from
 ELSEWHERE = ("log", "kafka", "checkpoint")  # tables of where things lie: they change no result
 
 T = TypeVar("T")
@@ -95,6 +98,7 @@ class Config:
     train: TrainConfig = field(default_factory=TrainConfig)
     rehearsal: RehearsalConfig = field(default_factory=RehearsalConfig)
     knowledge: KnowledgeConfig = field(default_factory=KnowledgeConfig)
+    extractor: ExtractorConfig = field(default_factory=ExtractorConfig)
     metrics: MetricsConfig = field(default_factory=MetricsConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
 
@@ -120,6 +124,11 @@ class Config:
                 f"[join] label_actions and [train] tasks name {len(self.actions)} actions, and at "
                 "most 8 are read: leave some out"
             )
+        if self.extracts and self.knowledge.used:
+            raise ValueError(
+                f'[model] model = "{KEEP}" gives knowledge and takes none: set [knowledge] '
+                'plug = "none". Its store is where the vectors are written.'
+            )
         if self.metrics.arms != MetricsConfig().arms:
             raise ValueError("[metrics] arms are not for the configuration: leave them out")
 
@@ -127,6 +136,11 @@ class Config:
     def actions(self) -> tuple[str, ...]:
         """The actions that are read: those that make a positive, then the other tasks."""
         return tuple(dict.fromkeys((*self.join.label_actions, *self.train.tasks)))
+
+    @property
+    def extracts(self) -> bool:
+        """Whether it is a run that knowledge is extracted from."""
+        return self.model.model == KEEP
 
     def as_tables(self) -> dict[str, Any]:
         """Return the whole configuration, defaults included, as JSON-ready tables."""
@@ -142,12 +156,14 @@ class Config:
         Without ``knowledge`` it is that of the same configuration without any.
         """
         tables, defaults = self.as_tables(), Config().as_tables()
-        said = tables.pop("knowledge")
+        said, extracted = tables.pop("knowledge"), tables.pop("extractor")
         for name in ELSEWHERE:
             del tables[name]
         for table, key in _LATER:
             if key in defaults[table] and tables[table][key] == defaults[table][key]:
                 del tables[table][key]
+        if self.extracts:
+            tables["extractor"] = {key: extracted[key] for key in OF_EXTRACTOR}
         if knowledge and self.knowledge.used:
             tables["knowledge"] = {key: said[key] for key in OF_KNOWLEDGE}
         return xxh3_128(orjson.dumps(tables, option=orjson.OPT_SORT_KEYS)).hexdigest()

@@ -2,7 +2,7 @@
 
 import resource
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,6 +27,7 @@ from trainer.items import Barrier, Counts
 from trainer.loop import Training, train
 from trainer.saver import Saver
 from trainer.trace import Trace
+from trainer.view import View
 
 if TYPE_CHECKING:
     from trainer.knowledge_feed import KnowledgeFeed
@@ -55,6 +56,8 @@ def run(
     around: Around | None = None,
     live: bool = False,
     knowledge_journal: Path | None = None,
+    view: Callable[[View, Training], None] | None = None,
+    view_every_s: float | None = None,
 ) -> Outcome:
     """Train on a source until it ends or is interrupted; go on from a checkpoint if there is one.
 
@@ -62,7 +65,8 @@ def run(
     checkpoints into the folder. ``drain`` settles what waits when the source ends. A source that
     ends because its topics have got new partitions is opened again, and the run goes on.
     ``live``: generations of knowledge that are activated meanwhile are taken up. With a
-    ``knowledge_journal``, of another run, exactly its switches are made.
+    ``knowledge_journal``, of another run, exactly its switches are made. ``view`` is called every
+    ``view_every_s`` of event time (None: not at all) and when the source or the run ends.
     """
     with Interruption() as interruption:
         if (changed := folder.claim(config, reads)) is not None:
@@ -78,6 +82,8 @@ def run(
             around=around or Around(),
             live=live,
             knowledge_journal=knowledge_journal,
+            view=view,
+            view_every_s=view_every_s,
             interruption=interruption,
         )
         try:
@@ -102,6 +108,8 @@ class _Run:
     around: Around
     live: bool
     knowledge_journal: Path | None
+    view: Callable[[View, Training], None] | None
+    view_every_s: float | None
     interruption: Interruption
     started: float = field(default_factory=time.monotonic)
     resumed: bool | None = None  # None: not begun yet
@@ -156,6 +164,7 @@ class _Run:
                 self.folder.scratch,
                 examples=self.around.examples,
                 knowledge=knowledge,
+                view_every_s=self.view_every_s,
             )
             return ingest, build_training(
                 self.config, self.folder.trace, self.folder.scratch, self.say, knowledge
@@ -184,6 +193,7 @@ class _Run:
             drain=self.drain,
             resumed=resumed is not None,
             waiting=lambda: show(training),
+            view_last=self.view is not None,
         )
         saved: list[Checkpoint] = [resumed] if resumed else []
 
@@ -218,7 +228,7 @@ class _Run:
         self.interruption.then(ahead.stop)
         try:
             with ahead:
-                ended = train(ahead, training, save, show)
+                ended = train(ahead, training, save, show, self.view or _nobody)
         finally:
             saver.wait()
         show(training)
@@ -251,6 +261,10 @@ class _Run:
         }
         self.folder.write_result({**result, "config": self.config.as_tables()})
         return result
+
+
+def _nobody(view: View, training: Training) -> None:
+    """Do nothing: there is no extractor."""
 
 
 def grown(source: Source) -> bool:

@@ -10,12 +10,14 @@ import numpy as np
 from keepstream.config import Config, ConfigError
 from keepstream.reading import Say, event_schema, feature_schema
 from networks.plug_config import PlugConfig
+from stream.events import EventSchema
 from stream.join import LabelJoin
 from stream.order import EventTimeOrder
 from stream.pending import PendingRows
 from stream.policy import Wait
 from stream.position import Partition
 from trainer.batcher import Batcher
+from trainer.entities import Entities
 from trainer.example_ingest import ExampleIngest
 from trainer.features import Features
 from trainer.idmap import IdMap
@@ -23,6 +25,7 @@ from trainer.ingest import Ingest
 from trainer.learner import Learner
 from trainer.loop import Training
 from trainer.metrics import Prequential
+from trainer.models import ModelFactory
 from trainer.rehearsal import Rehearsal
 from trainer.trace import Trace
 
@@ -75,11 +78,13 @@ def build_ingest(
     *,
     examples: bool = False,
     knowledge: "KnowledgeFeed | None" = None,
+    view_every_s: float | None = None,
 ) -> Ingest:
     """Build all that lies between the log and the learner.
 
     ``examples``: the log is what workers have joined, and nothing waits for its label.
     ``knowledge``: by default what `build_knowledge` gives for the past of the store.
+    ``view_every_s``: a view for the extractor comes every so often in event time.
     """
     schema = feature_schema(config)
     events = event_schema(config)
@@ -99,6 +104,8 @@ def build_ingest(
         "own_sequences": schema.own_sequence_columns,
         "knowledge": knowledge,
         "actions": bool(config.train.tasks),
+        "entities": _entities(config, events) if config.extracts else None,
+        "view_every_s": view_every_s,
     }
     if examples:
         return ExampleIngest(order=config.order, schema=events, **parts)
@@ -108,6 +115,31 @@ def build_ingest(
         as_served=config.train.as_served,
         **parts,
     )
+
+
+def _entities(config: Config, events: EventSchema) -> Entities:
+    said = config.extractor
+    for field in (*said.all_item_fields, *said.user_fields):
+        if field not in events.ids:
+            raise ConfigError(
+                f"[extractor] names the field {field!r}, and events have "
+                f"{', '.join(events.ids) or 'none'}: put it into features.ids, or leave it out."
+            )
+    return Entities(
+        item_columns=[events.ids.index(field) for field in said.all_item_fields],
+        user_columns=[events.ids.index(field) for field in said.user_fields],
+        max_items=config.state.max_keys,
+        max_users=config.state.max_users,
+    )
+
+
+def _factory(config: Config) -> ModelFactory | None:
+    """Return the factory of the model that the trainer cannot know, as it lies above it."""
+    if not config.extracts:
+        return None
+    from extractor.keep import keep_factory
+
+    return keep_factory(config.extractor, tasks=len(config.actions) if config.train.tasks else 1)
 
 
 def build_training(
@@ -138,7 +170,12 @@ def build_training(
         )
     served = PendingRows({"p": (np.float32, None)}, scratch=scratch)
     learner = Learner(
-        config.model, shape, max_rows=config.ids.max_rows, seed=config.train.seed, **plug
+        config.model,
+        shape,
+        max_rows=config.ids.max_rows,
+        seed=config.train.seed,
+        factory=_factory(config),
+        **plug,
     )
     if learner.tasks > (len(config.actions) if config.train.tasks else 1):
         raise ConfigError(
