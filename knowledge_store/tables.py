@@ -40,7 +40,10 @@ Order = npt.NDArray[np.int64]
 AMENDMENTS: Final = 8  # a table of more is written anew: a look-up takes up to 1.6 times as long
 SHARE: Final = 0.5  # … or where they are together more than this of what they amend
 _BLOCK: Final = 4096  # rows a batch of writing
-_BUFFER: Final = 128 << 20  # bytes of rows that wait to become a file, while as much is written
+_BUFFER: Final = 32 << 20  # bytes of rows in memory that become a file, while as many are written
+_FILES: Final = 64  # about as many files at most: of a larger table, larger ones
+_ONE_FILE: Final = 256 << 20  # bytes of an amendment in memory, to be one file if it fits in them
+_IN_MEMORY: Final = 64  # bytes of a row beside its record
 _FILE: Final = 1 << 30  # bytes; a plain table can be 2^31 at most
 _COPIED: Final = ("CURRENT", "IDENTITY", "MANIFEST-*", "OPTIONS-*")  # all but the tables: small
 _LEFT: Final = ("LOG*", "LOCK", "*.log")  # which no reader needs
@@ -50,13 +53,15 @@ _NO_LOG: Final = os.devnull + "/none"  # a reader writes no log into a folder of
 def write_table(folder: Path, kind: Kind, ids: U64, vectors: Array) -> int:
     """Write ``vectors`` (n, W), those of ``ids`` (n,), as a new table; return n.
 
-    Memory: 16 bytes a row and 2 × 128 MB beside the arguments. Raises `WrongVectors` where an id is
-    0 or comes twice, or a number is not finite; `StoreFull`, `TableUnreadable`.
+    Memory, beside the arguments: 16 bytes a row, and 64 MB or a 32nd of the table. Raises
+    `WrongVectors` where an id is 0 or comes twice, or a number is not finite; `StoreFull`,
+    `TableUnreadable`.
     """
     order = _sorted(kind, ids, vectors)
     with refusals_named(folder):
         folder.mkdir(parents=True)
-        db = Rdict(str(folder), table_options(log=True))
+        buffer = max(_BUFFER, ids.size * (record_bytes(kind) + _IN_MEMORY) // _FILES)
+        db = Rdict(str(folder), table_options(log=True, buffer=buffer))
         try:
             _write(db, kind, ids, vectors, order, settle=True)
         finally:
@@ -70,8 +75,8 @@ def amend_table(base: Path, folder: Path, kind: Kind, ids: U64, vectors: Array) 
     """Make a table of that in ``base`` with ``vectors`` (n, W) of ``ids`` (n,) put over it.
 
     Returns how many of the ids are not in the base. The base's files are linked, not copied, until
-    the amendments are too many or too large; then all is written anew. Raises as `write_table`
-    does, and `TableMissing`, `TableCorrupt` of the base.
+    the amendments are too many or too large; then all is written anew. Memory: at most 512 MB.
+    Raises as `write_table` does, and `TableMissing`, `TableCorrupt` of the base.
     """
     order = _sorted(kind, ids, vectors)
     _present(base)
@@ -82,15 +87,17 @@ def amend_table(base: Path, folder: Path, kind: Kind, ids: U64, vectors: Array) 
         for pattern in _COPIED:
             for path in base.glob(pattern):
                 shutil.copyfile(path, folder / path.name)
-        db = Rdict(str(folder), table_options(log=True))
+        whole = ids.size * (record_bytes(kind) + 2 * _IN_MEMORY)
+        buffer = min(max(_BUFFER, whole), _ONE_FILE)
+        db = Rdict(str(folder), table_options(log=True, buffer=buffer))
         try:
             new = 0
             for start in range(0, ids.size, _BLOCK):
                 new += _found(db, ids[start : start + _BLOCK]).count(None)
             _write(db, kind, ids, vectors, order, settle=False)
             over = [file["size"] for file in db.live_files() if file["level"] == 0]
-            whole = sum(file["size"] for file in db.live_files() if file["level"] != 0)
-            if len(over) > AMENDMENTS or sum(over) > SHARE * whole:
+            under = sum(file["size"] for file in db.live_files() if file["level"] != 0)
+            if len(over) > AMENDMENTS or sum(over) > SHARE * under:
                 db.compact_range(None, None)
         finally:
             db.close()
@@ -189,7 +196,7 @@ def _found(db: Rdict, ids: U64, default: bytes | None = None) -> list[Any]:
     return list(map(db.get, keys_of(ids), repeat(default)))
 
 
-def table_options(*, log: bool = False) -> Options:
+def table_options(*, log: bool = False, buffer: int = _BUFFER) -> Options:
     """Return how tables are opened: for reading, or with a ``log`` in their folder for writing."""
     plain = PlainTableFactoryOptions()
     plain.user_key_length = 8
@@ -203,7 +210,7 @@ def table_options(*, log: bool = False) -> Options:
     options.set_allow_mmap_reads(True)
     options.set_compression_type(DBCompressionType.none())
     options.set_disable_auto_compactions(True)
-    options.set_write_buffer_size(_BUFFER)
+    options.set_write_buffer_size(buffer)
     options.set_target_file_size_base(_FILE)
     options.set_skip_stats_update_on_db_open(True)
     if not log:

@@ -181,6 +181,17 @@ def test_many_amendments_are_written_anew(tmp_path):
     assert list(range(AMENDMENTS + 3)) == [found[int(i)][-1] for i in IDS[: AMENDMENTS + 3]]
 
 
+def test_an_amendment_is_one_file(tmp_path):
+    """Look-ups pay by the file; the ninth would have all written anew."""
+    kind = Kind("item", 64)
+    ids = hash_integers(np.arange(600_000))
+    base = tmp_path / "base"
+    write_table(base, kind, ids, np.zeros((ids.size, 64), np.float16))
+    amend_table(base, tmp_path / "new", kind, ids[:250_000], np.ones((250_000, 64), np.float16))
+
+    assert 1 + len(tables_of(base)) == len(tables_of(tmp_path / "new"))
+
+
 def test_an_amendment_of_most_is_written_anew(tmp_path):
     """Links would save nothing, and look-ups would pay."""
     base = written(tmp_path / "base")
