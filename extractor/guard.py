@@ -50,7 +50,7 @@ class Report:
     """What is known of a generation before it is activated."""
 
     kinds: tuple[KindReport, ...]
-    loss: float | None = None  # the extractor's log loss, on events it had not learned from
+    loss: float | None = None  # log loss over the mean click's, on events not learned before
     loss_before: float | None = None  # of the last generation's extractor
 
 
@@ -88,14 +88,17 @@ class Guard:
         if report.loss is None:
             return
         if not 0.0 <= report.loss < float("inf"):
-            yield Decision.REFUSE, f"The extractor's log loss is {report.loss}: it has diverged."
+            yield (
+                Decision.REFUSE,
+                f"The extractor's normalised log loss is {report.loss}: it has diverged.",
+            )
         elif report.loss_before is not None:
             bound = report.loss_before * (1.0 + self._config.max_loss_rise)
             if not report.loss <= bound:
                 yield (
                     Decision.HOLD,
-                    f"The extractor's log loss is {report.loss:.4f} after {report.loss_before:.4f} "
-                    f"in the last generation; up to {bound:.4f} would do.",
+                    f"The extractor's normalised log loss is {report.loss:.4f} after "
+                    f"{report.loss_before:.4f} in the last generation; up to {bound:.4f} would do.",
                 )
 
     def _of_vectors(self, report: KindReport) -> Iterator[tuple[Decision, str]]:

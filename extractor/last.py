@@ -15,8 +15,8 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from extractor.space import Space
-from knowledge_store.errors import GenerationCorrupt, KnowledgeError
-from knowledge_store.manifest import Manifest
+from knowledge_store.errors import GenerationCorrupt, KnowledgeError, refusals_named
+from knowledge_store.manifest import Manifest, write_synced
 from knowledge_store.reader import GenerationReader
 from knowledge_store.store import KnowledgeStore
 from stream.state import State, flatten, unflatten
@@ -25,6 +25,7 @@ U64 = npt.NDArray[np.uint64]
 
 ABOUT: Final = "refresh"  # the key of a manifest's about under which a refresh speaks
 FILE: Final = "extractor.safetensors"
+_SWITCHED: Final = "refreshed"  # a file: the number of the last generation that was put in force
 _REST: Final = "_rest"  # the tensor that holds what of a state is no array, as JSON
 _CACHE_BYTES: Final = 1 << 20  # each vector is asked for once
 
@@ -92,6 +93,22 @@ def decision_of(manifest: Manifest) -> str | None:
     """Return what the guard said of a generation; None where no refresh has made it."""
     said = manifest.about.get(ABOUT)
     return said.get("decision") if isinstance(said, Mapping) else None
+
+
+def note_switched(store: KnowledgeStore, manifest: Manifest) -> None:
+    """Note that a generation has been put in force: whoever takes it back wants it so."""
+    aside, place = store.root / f".{_SWITCHED}-new", store.root / _SWITCHED
+    with refusals_named(place):
+        write_synced(aside, b"%d" % manifest.number)
+        aside.replace(place)
+
+
+def was_switched(store: KnowledgeStore, manifest: Manifest) -> bool:
+    """Return whether a generation, or a later one, has been put in force by a refresh."""
+    try:
+        return manifest.number <= int((store.root / _SWITCHED).read_bytes())
+    except (FileNotFoundError, ValueError):
+        return False
 
 
 def packed(state: State) -> bytes:

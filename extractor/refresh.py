@@ -18,12 +18,23 @@ from extractor.config import ExtractorConfig
 from extractor.errors import NotFinite
 from extractor.extraction import CLUSTER, Extraction
 from extractor.guard import Decision, Guard, GuardConfig, KindReport, Report, Verdict
-from extractor.last import ABOUT, FILE, Last, decision_of, last_of, newest_first, packed
+from extractor.last import (
+    ABOUT,
+    FILE,
+    Last,
+    decision_of,
+    last_of,
+    newest_first,
+    note_switched,
+    packed,
+    was_switched,
+)
 from extractor.refreshed import Refreshed, Steps
 from knowledge_store.manifest import Manifest
 from knowledge_store.schedule import Switch
 from knowledge_store.store import KnowledgeStore
 
+MAX_LOSS_RISE: Final = 0.1  # of an hour's loss: hours differ by some percent, a wreck by more
 _OF_REFRESH: Final = ("clusters", "min_seen", "smooth", "tolerance")  # what decides a verdict
 
 
@@ -55,9 +66,10 @@ class Refresher:
         self._clock = clock
         self._wall_ms = wall_ms
         self._say = say
+        guard = guard or GuardConfig(max_loss_rise=MAX_LOSS_RISE)
         self._guard = Guard(guard)
         tables = asdict(config)
-        said = [{key: tables[key] for key in _OF_REFRESH}, asdict(guard or GuardConfig())]
+        said = [{key: tables[key] for key in _OF_REFRESH}, asdict(guard)]
         self._digest = xxh3_128(orjson.dumps(said, option=orjson.OPT_SORT_KEYS)).hexdigest()
 
     def rebuild_due(self) -> bool:
@@ -66,11 +78,34 @@ class Refresher:
         said = manifest.about.get(ABOUT) if manifest is not None else None
         return said is None or said["since_rebuild"] + 1 >= self._config.rebuild_every
 
-    def made(self, at_ms: int) -> Manifest | None:
+    def again(
+        self, at_ms: int, *, from_ms: int | None = None, began: float | None = None
+    ) -> Refreshed | None:
         """Return the generation that was made as of ``at_ms`` or later; None: it is to be made.
 
-        One that was held is made, too, unless another guard is to judge it now.
+        A process that was stopped may not have put it in force: that is done now. One that was held
+        is made, too, unless another guard is to judge it now.
         """
+        manifest = self._made(at_ms)
+        if manifest is None:
+            return None
+        said = manifest.about[ABOUT]
+        verdict = Verdict(decision=Decision(said["decision"]), reasons=tuple(said["reasons"]))
+        switches = [s for s in self._store.switches() if s.generation == manifest.name]
+        switch = switches[-1] if switches else None
+        lacks = switch is None and not was_switched(self._store, manifest)
+        if lacks and verdict.decision is Decision.ACCEPT and self._is_next(manifest):
+            began = self._clock() if began is None else began
+            switch = self._activate(manifest, from_ms, began)
+        return Refreshed(
+            verdict=verdict,
+            manifest=manifest,
+            switch=switch,
+            changed=said["changed"],
+            repeated=True,
+        )
+
+    def _made(self, at_ms: int) -> Manifest | None:
         for manifest in newest_first(self._store):
             if (decision := decision_of(manifest)) is None:
                 continue
@@ -80,6 +115,12 @@ class Refresher:
             if decision == Decision.ACCEPT or (same and manifest.trained_until_ms == at_ms):
                 return manifest
         return None
+
+    def _is_next(self, manifest: Manifest) -> bool:
+        """Return whether what it was to follow is in force still: nobody has switched since."""
+        before: str | None = manifest.about[ABOUT]["after"]
+        current = self._store.current()
+        return before == (current.generation if current else None)
 
     def refresh(
         self,
@@ -98,12 +139,13 @@ class Refresher:
         ``whole``: the extraction is of everybody, and what is not in it is forgotten; otherwise
         such entities keep the vectors that they have. It is in force from ``from_ms`` (event time);
         without one, from as long after its time as it has taken since ``began`` (by the clock), and
-        not before the wall's time. ``loss`` is the model's log loss on what it had not learned.
+        not before the wall's time. ``loss`` is the model's normalised log loss on what it had not
+        learned; ``about`` is kept in the manifest.
         Raises `KindsDiffer`, and what the store raises.
         """
         began = self._clock() if began is None else began
-        if (made := self.made(extraction.at_ms)) is not None:
-            return self._again(made, from_ms, began)
+        if (made := self.again(extraction.at_ms, from_ms=from_ms, began=began)) is not None:
+            return made
         steps = Steps(self._clock)
         last = Last.of(self._store)
         with last if last is not None else nullcontext():
@@ -193,29 +235,9 @@ class Refresher:
         current = self._store.current()
         if current is not None:
             from_ms = max(from_ms, current.from_ms)
-        return self._store.activate(manifest.name, max(from_ms, manifest.trained_until_ms))
-
-    def _again(self, manifest: Manifest, from_ms: int | None, began: float) -> Refreshed:
-        """Finish what a process that was stopped has begun: it may have lacked its switch."""
-        said = manifest.about[ABOUT]
-        verdict = Verdict(decision=Decision(said["decision"]), reasons=tuple(said["reasons"]))
-        switches = [s for s in self._store.switches() if s.generation == manifest.name]
-        switch = switches[-1] if switches else None
-        if switch is None and verdict.decision is Decision.ACCEPT and self._is_newest(manifest):
-            switch = self._activate(manifest, from_ms, began)
-        return Refreshed(
-            verdict=verdict,
-            manifest=manifest,
-            switch=switch,
-            changed=said["changed"],
-            repeated=True,
-        )
-
-    def _is_newest(self, manifest: Manifest) -> bool:
-        """Return whether nobody has put a later generation in force, or gone back behind it."""
-        current = self._store.current()
-        before: str | None = manifest.about[ABOUT]["after"]
-        return before == (current.generation if current else None)
+        switch = self._store.activate(manifest.name, max(from_ms, manifest.trained_until_ms))
+        note_switched(self._store, manifest)
+        return switch
 
     def _refused(self, verdict: Verdict, steps: Steps) -> Refreshed:
         self._tell("The new generation is refused", verdict)

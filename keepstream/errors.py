@@ -1,5 +1,6 @@
 """Which errors the command line tells in one line, and with which exit code."""
 
+from extractor.errors import ExtractorError
 from keepstream.commands.command import UsageError
 from keepstream.config import ConfigError
 from knowledge_store.errors import (
@@ -55,6 +56,7 @@ USAGE_ERRORS = (  # exit code 2: what was asked for cannot be served
 KNOWN_ERRORS = (  # exit code 1: it was tried, and failed
     CheckpointError,
     EmbeddingError,
+    ExtractorError,
     HandOverGap,
     InputError,
     KafkaError,
