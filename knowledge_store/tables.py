@@ -88,9 +88,10 @@ def amend_table(base: Path, folder: Path, kind: Kind, ids: U64, vectors: Array) 
             for path in base.glob(pattern):
                 shutil.copyfile(path, folder / path.name)
         whole = ids.size * (record_bytes(kind) + 2 * _IN_MEMORY)
-        buffer = min(max(_BUFFER, whole), _ONE_FILE)
-        db = Rdict(str(folder), table_options(log=True, buffer=buffer))
+        db = Rdict(str(folder), table_options(log=True))
         try:
+            # rocksdict opens a table that exists as it was made, whatever the options say
+            db.set_options({"write_buffer_size": str(min(max(_BUFFER, whole), _ONE_FILE))})
             new = 0
             for start in range(0, ids.size, _BLOCK):
                 new += _found(db, ids[start : start + _BLOCK]).count(None)
