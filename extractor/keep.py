@@ -23,7 +23,7 @@ from networks.layers import Tower, mean_pool
 from networks.shape import ModelShape
 from trainer.models import ModelFactory
 
-SCALE: Final = 3.0  # of the bilinear score × √W: at 1 it learns too slowly for one pass
+SCALE: Final = 3.0  # of the bilinear score × √W: first steps of a useful size; 1 learns as much
 PAIR_UNITS: Final = 32  # of what is explained away: a small network is enough
 TERMS: Final = 5  # what a task weighs beside the products: three biases, pair and interaction
 

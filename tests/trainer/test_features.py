@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stream.events import EventColumns
-from stream.ids import hash_ids, salted
+from stream.ids import hash_ids, hash_integers, salted
 from stream.pending import PendingRows
 from stream.state import flatten, unflatten
 from tests.trainer.feature_reference import HOUR, START, Log, expected, random_log
@@ -195,3 +195,74 @@ def test_a_state_of_other_features_is_refused():
     """Columns that mean something else would be read without a word."""
     with pytest.raises(ValueError, match="resume with the"):
         Features(PLAIN).restore(Features(RICH).state())
+
+
+def imagined(schema, at_ms, n, seed=0):
+    """Return ``n`` impressions of one moment, of users and items as random logs have them."""
+    rng = np.random.default_rng(seed)
+    events = EventColumns.empty(schema.event_schema(), n)
+    events.at[:] = events.ts[:] = at_ms
+    for name, most in (("user", 4), ("item", 5), ("scene", 3)):
+        getattr(events, name)[:] = hash_integers(rng.integers(0, most, n))
+    events.ids[:] = rng.integers(0, 4, events.ids.shape)
+    return events
+
+
+def split_at(log, at_ms):
+    """Return how many events of a log lie before a moment."""
+    return int(np.searchsorted(log.events.at, at_ms))
+
+
+@settings(deadline=None, max_examples=40)
+@given(seeds, st.sampled_from(SCHEMAS), st.integers(0, 60))
+def test_a_peek_shows_what_an_impression_would_get(seed, schema, cut):
+    """An extractor reads the statistics of everybody as a trainer would read them at that moment.
+
+    ``numbers`` of the plain impressions, observed in place of peeked at, are the reference.
+    """
+    log = random_log(seed, schema)
+    moment = int(log.events.at[cut - 1]) + 1 if cut else START
+    first = log.cut(0, cut)
+    events = imagined(schema, moment, 7)
+    shown = Log(events, list(range(7)), [])
+    peeked, observed = Features(schema), Features(schema)
+    pending = PendingRows(observed.columns())
+    peeked.observe(*first, pending)
+    pending.append(observed.observe(*first, pending))
+
+    assert_same(observed.observe(*shown.cut(0, 7), pending), peeked.peek(events))
+
+
+@settings(deadline=None, max_examples=40)
+@given(seeds, st.sampled_from(SCHEMAS), st.integers(0, 60), st.integers(1, 3))
+def test_a_peek_changes_no_later_row(seed, schema, cut, times):
+    """Whoever looks must leave no trace: neither counts nor the order of evictions."""
+    log = random_log(seed, schema)
+    cut = split_at(log, int(log.events.at[min(cut, 59)]))  # to the end of a moment
+    moment = int(log.events.at[cut])  # the first that comes after
+    small = FeatureConfig(max_keys=3, max_users=2)
+    expected_rows = observe(Features(schema, small), log)
+    features = Features(schema, small)
+    pending = PendingRows(features.columns())
+    pending.append(features.observe(*log.cut(0, cut), pending))
+
+    for seed_of_peek in range(times):
+        features.peek(imagined(schema, moment, 9, seed_of_peek))
+
+    pending.append(features.observe(*log.cut(cut, len(log.events)), pending))
+    assert_same(expected_rows, pending.take(np.arange(pending.next)))
+
+
+def test_a_peek_at_what_has_been_is_refused():
+    """Its rows would hold what happened after them."""
+    features = Features(PLAIN)
+    assert features.last_ms is None
+    observe(features, two_moments(PLAIN, HOUR))
+
+    assert START + HOUR == features.last_ms
+    with pytest.raises(ValueError, match="Peek at a later moment"):
+        features.peek(imagined(PLAIN, START + HOUR, 1))
+    two = imagined(PLAIN, START + 2 * HOUR, 2)
+    two.at[1] += 1
+    with pytest.raises(ValueError, match="at one moment"):
+        features.peek(two)
