@@ -153,7 +153,7 @@ class KnowledgeFeed:
             source = self._config.category if name == INTERACTION else name
             if name == INTERACTION and not source and CLUSTER in there:
                 continue
-            if source not in _OF_EVENTS and source not in self._features:
+            if _event_id(source) is None and source not in self._features:
                 raise NoIds(name, source, [*self._features])
         return [there[name] for name in names]
 
@@ -208,7 +208,7 @@ class KnowledgeFeed:
     def _column(self, name: str, events: EventColumns) -> U64:
         if name in self._features:
             return events.ids[:, self._features[name]]
-        column: U64 = getattr(events, _OF_EVENTS[name])
+        column: U64 = getattr(events, _event_id(name) or name)
         return column
 
     def _take_up(self) -> None:
@@ -324,6 +324,12 @@ class OtherKinds(KnowledgeError):
             f"{root}: {generation} has other kinds or widths than the one before it. Build one "
             "with the same, or start the trainer again with a plug for these."
         )
+
+
+def _event_id(kind: str) -> str | None:
+    """Return the field of events that has the ids of a kind: of "item_state" too it is the item."""
+    owner = kind.partition("_")[0]
+    return _OF_EVENTS.get(kind) or (owner if owner in ("user", "item") else None)
 
 
 def _by_default(live: bool) -> str:

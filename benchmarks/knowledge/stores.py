@@ -1,0 +1,110 @@
+"""Stores of one extractor: refreshed at several intervals, aligned or not, or with a leak."""
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from extractor.extract import extract
+from extractor.extraction import CLUSTER, Extraction
+from extractor.refresh import Refresher
+from keepstream.config import Config
+from keepstream.reading import feature_schema
+from knowledge_store.store import KnowledgeStore
+from trainer.loop import Training
+from trainer.view import View
+
+
+@dataclass
+class Cost:
+    """What the refreshes of a store took."""
+
+    refreshes: int = 0
+    seconds: float = 0.0  # of extracting, aligning, writing, activating
+    longest_s: float = 0.0
+    vectors: int = 0  # written
+    verdicts: dict[str, int] = field(default_factory=dict)
+
+    def add(self, seconds: float, vectors: int, verdict: str) -> None:
+        """Count one."""
+        self.refreshes += 1
+        self.seconds += seconds
+        self.longest_s = max(self.longest_s, seconds)
+        self.vectors += vectors
+        self.verdicts[verdict] = self.verdicts.get(verdict, 0) + 1
+
+
+class Aligned:
+    """What the product does: `extractor.refresh.Refresher`."""
+
+    def __init__(self, root: Path, config: Config) -> None:
+        self.store = KnowledgeStore(root, create=True)
+        self.cost = Cost()
+        self._config = config
+        self._refresher = Refresher(self.store, config.extractor, clock=time.monotonic)
+
+    def take(self, extraction: Extraction, from_ms: int, extract_s: float) -> None:
+        """Make a generation."""
+        began = time.perf_counter()
+        whole = self._refresher.rebuild_due()
+        made = self._refresher.refresh(extraction, whole=whole, from_ms=from_ms)
+        took = extract_s + time.perf_counter() - began
+        self.cost.add(took, sum(made.changed.values()), made.verdict.decision.value)
+
+
+class Raw:
+    """Generations as they were extracted, each in a space of its own.
+
+    ``turned``: by a random rotation too, as the vectors of an extractor that is trained anew are.
+    ``early_ms``: each is said to have been there so long before what it knows, which is a leak.
+    """
+
+    def __init__(self, root: Path, config: Config, *, turned: bool = False, early_ms: int = 0):
+        self.store = KnowledgeStore(root, create=True)
+        self.cost = Cost()
+        self._turned = np.random.default_rng(config.train.seed) if turned else None
+        self._early_ms = early_ms
+        self._clusters = np.zeros(0, np.int32)
+
+    def take(self, extraction: Extraction, from_ms: int, extract_s: float) -> None:
+        """Make a generation."""
+        kinds = {k.name: k for k in extraction.stored().values() if k.name != CLUSTER}
+        until = extraction.at_ms - self._early_ms
+        with self.store.build(kinds) as build:
+            for name, kind in kinds.items():
+                found = extraction.kinds[name]
+                vectors = found.vectors
+                if self._turned is not None and len(found):
+                    square = self._turned.normal(size=(kind.width, kind.width))
+                    vectors = vectors @ np.linalg.qr(square)[0].astype(np.float32)
+                build.put(name, found.ids, vectors)
+            manifest = build.commit(trained_until_ms=until, about={})
+        self.store.activate(manifest.name, from_ms - self._early_ms)
+        self.cost.add(extract_s, sum(map(len, extraction.kinds.values())), "accept")
+
+
+class Stores:
+    """Fills several stores from the views of one extractor's run."""
+
+    def __init__(self, config: Config, stores: Mapping[int, Sequence[Aligned | Raw]]) -> None:
+        """``stores`` by their interval in ms."""
+        self._config = config
+        self._schema = feature_schema(config)
+        self._stores = stores
+        self._lag_ms = round(1000 * config.extractor.lag_s)
+
+    def view(self, view: View, training: Training) -> None:
+        """Make the generations that are due."""
+        due = [one for every, some in self._stores.items() if not view.at_ms % every for one in some]
+        if not due:
+            return
+        began = time.perf_counter()
+        extraction = extract(
+            self._schema, self._config.state, training.learner, view, self._config.extractor,
+            everybody=True,
+        )  # fmt: skip
+        took = time.perf_counter() - began
+        for one in due:
+            one.take(extraction, view.at_ms + self._lag_ms, took)
