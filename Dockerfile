@@ -22,8 +22,8 @@ ENV PATH=/opt/keepstream/bin:$PATH \
     PYTHONUNBUFFERED=1 \
     NUMBA_CACHE_DIR=/var/cache/keepstream
 RUN useradd --system --uid 10001 --home-dir /runs --no-log-init keepstream \
- && mkdir -p /runs /archive /var/cache/keepstream /etc/keepstream \
- && chown keepstream:keepstream /runs /archive /var/cache/keepstream
+ && mkdir -p /runs /archive /knowledge /var/cache/keepstream /etc/keepstream \
+ && chown keepstream:keepstream /runs /archive /knowledge /var/cache/keepstream
 USER keepstream
 WORKDIR /runs
 # Compiles the kernels into the image: a new container then starts in seconds, not half a minute.

@@ -6,7 +6,7 @@ Why each step: docs/decisions/0014-refresh-without-shock.md. n entities, W width
 import math
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any, Final
 
 import numpy as np
@@ -35,6 +35,7 @@ from knowledge_store.schedule import Switch
 from knowledge_store.store import KnowledgeStore
 
 MAX_LOSS_RISE: Final = 0.1  # of an hour's loss: hours differ by some percent, a wreck by more
+_DOUBLED: Final = 2  # times as many examples as the last generation's model had learned
 _OF_REFRESH: Final = ("clusters", "min_seen", "smooth", "tolerance")  # what decides a verdict
 
 
@@ -130,6 +131,7 @@ class Refresher:
         from_ms: int | None = None,
         began: float | None = None,
         loss: float | None = None,
+        learned: int | None = None,
         about: Mapping[str, Any] | None = None,
     ) -> Refreshed:
         """Make the next generation and, where the guard accepts it, put it in force.
@@ -140,7 +142,8 @@ class Refresher:
         such entities keep the vectors that they have. It is in force from ``from_ms`` (event time);
         without one, from as long after its time as it has taken since ``began`` (by the clock), and
         not before the wall's time. ``loss`` is the model's normalised log loss on what it had not
-        learned; ``about`` is kept in the manifest.
+        learned; ``learned`` the examples it has learned: while they double from one generation to
+        the next it is young, and may drift. ``about`` is kept in the manifest.
         Raises `KindsDiffer`, and what the store raises.
         """
         began = self._clock() if began is None else began
@@ -159,7 +162,8 @@ class Refresher:
                 return self._refused(broken, steps)
             with steps("judge"):
                 report = self._report(found, last, whole or last is None, loss)
-                verdict = self._guard.judge(report)
+                young = last is not None and _is_young(learned, last.about.get("learned"))
+                verdict = self._guard.judge(_without_drift(report) if young else report)
             if verdict.decision is Decision.REFUSE:
                 return self._refused(verdict, steps)
             said: dict[str, Any] = {
@@ -170,8 +174,9 @@ class Refresher:
                 "fitted": dict(found.space.fitted),
                 "changed": {name: int(k.changed.sum()) for name, k in found.vectors.items()},
                 "loss": loss,
+                "learned": learned,
                 "config": self._digest,
-                "seconds": steps.seconds,
+                "seconds": {step: round(s, 3) for step, s in steps.seconds.items()},
             }
             with steps("write"):
                 base = None if whole or last is None else last
@@ -247,6 +252,19 @@ class Refresher:
         current = self._store.current()
         stays = f"{current.generation} stays in force" if current else "none is in force"
         self._say(f"{what}, and {stays}. {' '.join(verdict.reasons)}")
+
+
+def _is_young(learned: int | None, before: int | None) -> bool:
+    """Return whether a model has learned so little that its space is still to be found.
+
+    Without this, vectors that are hardly more than random at first would bind all that follow.
+    """
+    return learned is not None and before is not None and learned >= _DOUBLED * before
+
+
+def _without_drift(report: Report) -> Report:
+    kinds = [replace(kind, cosine=None, fitted=None) for kind in report.kinds]
+    return replace(report, kinds=tuple(kinds))
 
 
 def _figures(report: Report) -> dict[str, Any]:

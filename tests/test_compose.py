@@ -192,7 +192,7 @@ def test_a_service_can_write_on_volumes_only(name: str) -> None:
     assert "/var/cache/keepstream" in mounts(service)
 
 
-@pytest.mark.parametrize("name", ["kafka", "worker", "trainer", "archive"])
+@pytest.mark.parametrize("name", ["kafka", "worker", "trainer", "archive", "extractor"])
 def test_what_runs_on_is_bounded_restarted_and_given_time_to_stop(name: str) -> None:
     """One that is killed while it saves has learned for nothing since its last checkpoint."""
     service = SERVICES[name]
@@ -203,7 +203,13 @@ def test_what_runs_on_is_bounded_restarted_and_given_time_to_stop(name: str) -> 
 
 
 @pytest.mark.parametrize(
-    ("name", "option", "volume"), [("trainer", "--run=", "runs"), ("archive", "--into=", "archive")]
+    ("name", "option", "volume"),
+    [
+        ("trainer", "--run=", "runs"),
+        ("archive", "--into=", "archive"),
+        ("extractor", "--run=", "knowledge"),
+        ("extractor", "--store=", "knowledge"),
+    ],
 )
 def test_what_is_kept_lies_on_a_volume(name: str, option: str, volume: str) -> None:
     """In the container it would go with the container."""
@@ -211,6 +217,15 @@ def test_what_is_kept_lies_on_a_volume(name: str, option: str, volume: str) -> N
     folder = str(Path(word.removeprefix(option)).parent)
 
     assert volume == mounts(OURS[name])[folder]
+
+
+def test_the_extractor_is_given_its_own_configuration() -> None:
+    """A trainer's would be refused, and its store is not where trainers look."""
+    config = load(ROOT / dotenv(ENV)["EXTRACTOR_CONFIG_FILE"])
+
+    assert config.extracts and config.extractor.refresh_every_s == 600
+    assert load(ROOT / dotenv(ENV)["CONFIG_FILE"]).kafka.group != config.kafka.group
+    assert "knowledge" == mounts(SERVICES["trainer"])["/knowledge"]
 
 
 def test_volumes_are_owned_by_the_user_who_writes_on_them() -> None:

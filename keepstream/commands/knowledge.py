@@ -6,9 +6,10 @@ from typing import Final, TextIO
 from keepstream.commands.command import Command
 from keepstream.commands.knowledge_build import BUILD
 from keepstream.commands.knowledge_look import GET, LIST, SHOW, VERIFY
+from keepstream.commands.knowledge_refresh import REFRESH
 from keepstream.commands.knowledge_switch import ACTIVATE, PRUNE, ROLLBACK
 
-SUBCOMMANDS: Final = (BUILD, LIST, SHOW, VERIFY, ACTIVATE, ROLLBACK, PRUNE, GET)
+SUBCOMMANDS: Final = (BUILD, REFRESH, LIST, SHOW, VERIFY, ACTIVATE, ROLLBACK, PRUNE, GET)
 # None may load torch when it is imported: looking at a store is to take no time.
 
 

@@ -2,10 +2,22 @@
 
 import argparse
 import socket
-from typing import TextIO
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, TextIO
 
-from keepstream.commands.command import Command, add_config, config_of, print_json, say
-from keepstream.config import ConfigError
+from keepstream.commands.command import (
+    Command,
+    UsageError,
+    add_config,
+    config_of,
+    print_json,
+    say,
+)
+from keepstream.config import ConfigError, load
+
+if TYPE_CHECKING:
+    from keepstream.refresh_job import RefreshJob
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -31,6 +43,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="the address it is shown on; 0.0.0.0 shows it to everyone, without a password "
         "(default: 127.0.0.1)",
     )
+    parser.add_argument(
+        "--refresh",
+        type=Path,
+        metavar="FILE.toml",
+        help="while it leads the group: refresh knowledge every extractor.refresh_every_s, by the "
+        "extractor's configuration",
+    )
+    parser.add_argument(
+        "--refresh-run",
+        type=Path,
+        metavar="DIR",
+        help="with --refresh: the extractor's run folder, where every worker finds it",
+    )
 
 
 def worker(args: argparse.Namespace, out: TextIO) -> int:
@@ -43,12 +68,13 @@ def worker(args: argparse.Namespace, out: TextIO) -> int:
     Examples:
       keepstream worker --config keepstream.toml
       keepstream worker --config keepstream.toml --name worker-2 --web-port 6067
+      keepstream worker --config keepstream.toml --refresh super.toml --refresh-run /mnt/super
 
     """
     from keepstream.kafka import needs_kafka
     from keepstream.reading import event_schema
     from stream.worker import run_worker
-    from stream.worker_group import GroupConfig
+    from stream.worker_group import GroupConfig, LeaderJob
     from stream.worker_join import WorkConfig
 
     config = config_of(args)
@@ -62,21 +88,47 @@ def worker(args: argparse.Namespace, out: TextIO) -> int:
     def tell(line: str) -> None:
         say(f"{args.name}: {line}")
 
-    run_worker(
-        WorkConfig(
-            kafka=config.kafka,
-            schema=event_schema(config),
-            topics=config.log.topics,
-            order=config.order,
-            join=config.join,
-            block_events=min(config.log.block_events, WorkConfig.block_events),
-        ),
-        GroupConfig(name=args.name, web_host=args.web_host, web_port=args.web_port),
-        tell,
-    )
+    refresh = _refresh(args, tell)
+    try:
+        run_worker(
+            WorkConfig(
+                kafka=config.kafka,
+                schema=event_schema(config),
+                topics=config.log.topics,
+                order=config.order,
+                join=config.join,
+                block_events=min(config.log.block_events, WorkConfig.block_events),
+            ),
+            GroupConfig(name=args.name, web_host=args.web_host, web_port=args.web_port),
+            tell,
+            [LeaderJob(name="refresh", every_s=every_s, run=job.run) for job, every_s in refresh],
+        )
+    finally:
+        for job, _ in refresh:
+            job.stop()
     if args.json:
         print_json({"worker": args.name, "ended": "by signal"}, out)
     return 0
+
+
+def _refresh(
+    args: argparse.Namespace, tell: Callable[[str], None]
+) -> "list[tuple[RefreshJob, float]]":
+    """Return the refresh that the leader runs, and how often; nothing where none is asked for."""
+    if (args.refresh is None) != (args.refresh_run is None):
+        raise UsageError("--refresh and --refresh-run go together: give both, or neither.")
+    if args.refresh is None:
+        return []
+    from keepstream.refresh_job import RefreshJob, refresh_command
+
+    extractor = load(args.refresh)
+    every_s = extractor.extractor.refresh_every_s
+    if not extractor.extracts or not extractor.knowledge.store or every_s is None:
+        raise ConfigError(
+            f"{args.refresh}: --refresh needs the configuration of an extractor, with model = "
+            '"keep", [knowledge] store, and how often: [extractor] refresh_every_s.'
+        )
+    return [(RefreshJob(refresh_command(args.refresh, args.refresh_run), tell), every_s)]
 
 
 COMMAND = Command("worker", add_arguments, worker)

@@ -192,6 +192,17 @@ def test_a_loss_that_has_blown_up_is_held(site, store):
     assert "log loss" in made.verdict.reasons[0]
 
 
+def test_a_young_model_may_drift_and_an_old_one_may_not(site, store):
+    """What a model knew after ten minutes is little more than random: it must not bind the rest."""
+    refresher(store).refresh(site.extraction(1_000), learned=1_000)
+    drifted = site.extraction(2_000, noise=1.3)
+    old = refresher(store).refresh(drifted, learned=1_999)
+    young = refresher(store).refresh(site.extraction(2_001, noise=1.3), learned=2_000)
+
+    assert [Decision.HOLD, Decision.ACCEPT] == [made.verdict.decision for made in (old, young)]
+    assert 0.3 < young.manifest.about["drift"]["user"] < 0.8
+
+
 def test_another_guard_judges_a_held_generation_anew(site, store):
     """Whoever finds a bound too tight loosens it, and need not wait for new events."""
     refresher(store).refresh(site.extraction(1_000))
