@@ -329,6 +329,23 @@ def test_a_cluster_of_one_item_asks_as_the_item_itself(tmp_path):
     np.testing.assert_allclose(pairs.vectors[at], expected[some], atol=1e-5)
 
 
+def test_a_cluster_asks_as_the_mean_of_its_items(tmp_path):
+    """A sum would grow with the cluster, and be no query that the model has seen."""
+    plain = Run(settings(category=""), tmp_path)
+    found = plain.extract()
+    users, items = found.kinds["user"].ids, found.kinds["item"].ids
+    pairs = found.with_clusters(np.array([4] * 3 + [-1] * 8, np.int32)).kinds["interaction"]
+    none = np.zeros(3, np.uint64)
+    with torch.no_grad():
+        of_items = plain.inputs(plain.rows(users[:3], items[:3], none, none)).ids_BFE[:, 0]
+        history = plain.inputs(plain.rows(users, items[:7], users, users)).sequences_BLE[0]
+        query = of_items.mean(0).expand(7, -1)
+        expected = plain.learner.network.interaction.vectors(query, history).numpy()
+
+    assert pair_ids(users, np.uint64([5])).tolist() == pairs.ids.tolist()
+    np.testing.assert_allclose(pairs.vectors, expected, atol=1e-6)
+
+
 def test_a_model_without_sides_is_refused(run, tmp_path):
     """An extractor that is pointed at a din must say what to train instead."""
     said = settings()
