@@ -11,7 +11,7 @@ from pathlib import Path
 from knowledge_store.store import KnowledgeStore
 from tests.extractor.sites import Site, refresher
 
-SITE = Site(users=20_000, items=5_000)
+SITE = Site(users=6_000, items=2_000)
 
 
 def extraction(at_ms):

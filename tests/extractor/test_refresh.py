@@ -20,7 +20,7 @@ from tests.extractor.refresh_process import extraction
 from tests.extractor.sites import CONFIG, Site, content, refresher, same
 
 ROOT = Path(__file__).resolve().parents[2]
-KILLS = 12
+KILLS = 6
 FIRST, SECOND, THIRD = "g-00000001", "g-00000002", "g-00000003"
 
 
