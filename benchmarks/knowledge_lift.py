@@ -15,12 +15,10 @@ their own, which no store could give so fresh), leak (generations that know the 
 
 import argparse
 import json
-import subprocess
-import sys
 import tempfile
 import time
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final
 
@@ -32,6 +30,7 @@ import pyarrow.parquet as pq
 from benchmarks.knowledge.history import with_history
 from benchmarks.knowledge.runs import Scores, extracted, served
 from benchmarks.knowledge.scores import DAY_MS, daily_auc, interval, log_loss, request_auc
+from benchmarks.knowledge.seeds import run_seeds
 from benchmarks.knowledge.stores import Aligned, Raw, Stores
 from benchmarks.machine import report
 from keepstream.config import Config, load
@@ -87,9 +86,9 @@ def prepare(args: argparse.Namespace, folder: Path) -> None:
     pq.write_table(events, folder / "site.parquet")
 
 
-def start_of(folder: Path) -> int:
+def start_of(folder: Path, column: str = "impression_time") -> int:
     """Return the time of the scene's first event (ms)."""
-    first = pc.min(pq.read_table(folder / "scene.parquet", columns=["impression_time"])[0])
+    first = pc.min(pq.read_table(folder / "scene.parquet", columns=[column])[0])
     return int(first.cast(pa.timestamp("ms")).value)
 
 
@@ -162,9 +161,7 @@ def run_arm(
             down, site, mine / arm, scene=args.scene,
             learns=lambda e: (e["scene"] == wanted) | (e["at"] < start + DAY_MS),
         )  # fmt: skip
-    return served(
-        down, site, mine / arm, scene=args.scene, learns=lambda e: e["scene"] == wanted
-    )
+    return served(down, site, mine / arm, scene=args.scene, learns=lambda e: e["scene"] == wanted)
 
 
 def by_scene(config: Config, *, also_site: bool) -> dict[str, Any]:
@@ -199,17 +196,13 @@ def measured(scores: Scores, start: int) -> dict[str, Any]:
     at = scores.columns["at"]
     days = range(1, max(2, int((at.max() - start) // DAY_MS) + (1 if _whole(at, start) else 0)))
     rows = (at >= start + DAY_MS) & (at < start + (days[-1] + 1) * DAY_MS)
-    auc, first = request_auc(
-        scores.p[rows], scores.label[rows], scores.columns["request"][rows]
-    )
+    auc, first = request_auc(scores.p[rows], scores.label[rows], scores.columns["request"][rows])
     activity = scores.columns["user_activity"][rows][first]
     age = scores.columns["item_age_h"]
     by_age = {}
-    for low, high in zip(AGES_H, AGES_H[1:], strict=False):
+    for low, high in pairwise(AGES_H):
         some = rows & (age >= low) & (age < high)
-        found, _ = request_auc(
-            scores.p[some], scores.label[some], scores.columns["request"][some]
-        )
+        found, _ = request_auc(scores.p[some], scores.label[some], scores.columns["request"][some])
         by_age[f"{low:g}"] = {"auc": float(found.mean()), "log_loss": log_loss(scores, some)}
     return {
         "daily": daily_auc(scores, start, days).tolist(),
@@ -221,7 +214,7 @@ def measured(scores: Scores, start: int) -> dict[str, Any]:
         ],
         "by_activity": {
             str(low): float(auc[(activity >= low) & (activity < high)].mean())
-            for low, high in zip(ACTIVITY, ACTIVITY[1:], strict=False)
+            for low, high in pairwise(ACTIVITY)
         },
         "by_age": by_age,
     }
@@ -279,16 +272,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="knowledge-lift-") as name:
         folder = Path(name)
         prepare(args, folder)
-
-        def seed(number: int) -> dict[str, Any]:
-            command = [sys.executable, "-m", "benchmarks.knowledge_lift", *sys.argv[1:],
-                       "--seed", str(number), "--folder", str(folder)]  # fmt: skip
-            done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-            print(f"seed {number} done after {time.perf_counter() - began:.0f} s", file=sys.stderr)
-            return dict(json.loads(done.stdout.splitlines()[-1]))
-
-        with ThreadPoolExecutor(args.jobs) as pool:
-            seeds = list(pool.map(seed, range(args.seeds)))
+        seeds = run_seeds(
+            "benchmarks.knowledge_lift", args.seeds, args.jobs, "--folder", str(folder)
+        )
     found = summary(seeds, args.arms.split(","))
     if args.out is not None:
         args.out.write_text(json.dumps({"summary": found, "seeds": seeds}))

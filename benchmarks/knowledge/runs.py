@@ -90,8 +90,11 @@ def served(
         if rows is None or rows.all():
             learn(item)
             return
-        full, training.learner.learn = training.learner.learn, (  # type: ignore[method-assign]
-            lambda batch: _learn_some(training, full, batch, rows)
+        full, training.learner.learn = (
+            training.learner.learn,
+            (  # type: ignore[method-assign]
+                lambda batch: _learn_some(training, full, batch, rows)
+            ),
         )
         try:
             learn(item)

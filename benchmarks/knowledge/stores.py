@@ -89,7 +89,7 @@ class Stores:
     """Fills several stores from the views of one extractor's run."""
 
     def __init__(self, config: Config, stores: Mapping[int, Sequence[Aligned | Raw]]) -> None:
-        """``stores`` by their interval in ms."""
+        """Fill ``stores``, by their interval in ms."""
         self._config = config
         self._schema = feature_schema(config)
         self._stores = stores
@@ -97,7 +97,9 @@ class Stores:
 
     def view(self, view: View, training: Training) -> None:
         """Make the generations that are due."""
-        due = [one for every, some in self._stores.items() if not view.at_ms % every for one in some]
+        due = [
+            one for every, some in self._stores.items() if not view.at_ms % every for one in some
+        ]
         if not due:
             return
         began = time.perf_counter()
