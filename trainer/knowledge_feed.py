@@ -4,7 +4,7 @@ m accepted impressions, K knowledge width, J kinds (docs/architecture.md §12).
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -130,6 +130,7 @@ class KnowledgeFeed:
         self._begun = given is not None
         self._watched: float | None = None
         self._told: set[str] = set()
+        self._later: list[Taken] = []  # activated for times that have not come yet
         if given is not None:
             self._journal.begin_with(read_journal(given)[0], given)
         self._check_generations()
@@ -179,13 +180,16 @@ class KnowledgeFeed:
         Raises `KnowledgeError` where a generation of the schedule cannot be read; `FutureKnowledge`
         where it has learned from what it is asked about.
         """
-        self._take_up()
         found = self.rows.none(accepted.size)
         if not accepted.size:
             return found
         at = events.at[accepted]
+        self._take_up(int(at[-1]))
+        told = self._tells_of(events.ts[accepted], at)
         for kind in self.rows.kinds:
             ids = self._ids(kind.name, events, accepted, at)
+            if told is not None:
+                ids = np.where(told, np.uint64(0), ids)
             vectors = self._knowledge.look_up(kind.name, ids, at)
             self.rows.put(found, kind.name, vectors.values, vectors.present)
         self._looked = int(at[-1])  # canonical order: the last is the latest
@@ -193,6 +197,23 @@ class KnowledgeFeed:
         self._counts[1:] += found[KNOWN].sum(axis=0)
         self._digest.update(_words(found))
         return found
+
+    def _tells_of(self, ts: I64, at: I64) -> npt.NDArray[np.bool_] | None:
+        """Return which impressions (m,) have come so late that knowledge has learned from them.
+
+        The stream places what is late, or was idle, behind its own time; the extractor may have had
+        it in time, with its click. None: none of them.
+        """
+        late = np.flatnonzero(ts < at)
+        if not late.size:
+            return None
+        told = np.zeros(ts.size, np.bool_)
+        which = self._knowledge.schedule.at(at[late])
+        until = {t.generation: t.trained_until_ms for t in self._journal.switches}
+        for index in np.unique(which[which >= 0]).tolist():
+            mine = late[which == index]
+            told[mine] = ts[mine] < until[self._knowledge.schedule.switches[index].generation]
+        return told
 
     def _ids(self, kind: str, events: EventColumns, accepted: I64, at: I64) -> U64:
         if kind != INTERACTION:
@@ -211,18 +232,31 @@ class KnowledgeFeed:
         column: U64 = getattr(events, _event_id(name) or name)
         return column
 
-    def _take_up(self) -> None:
-        """Begin with the store's switches; then look for new ones, every ``watch_s``."""
-        if self._begun and not (self._follows and self._due()):
-            return
-        try:
-            if self._begun or not self._journal.switches:
-                self._switch(self._news(self._store.switches()))
-            self._begun = True
-        except (KnowledgeError, OSError) as error:
-            if not self._follows:
-                raise
-            self._tell_once(f"No new knowledge is taken up meanwhile: {error}")
+    def _take_up(self, until_ms: int) -> None:
+        """Begin with the store's switches; then look for new ones, every ``watch_s``.
+
+        Of those that are followed only what is in force by ``until_ms`` is taken up: until its time
+        comes an activation may be taken back.
+        """
+        if not self._begun or (self._follows and self._due()):
+            try:
+                if self._begun or self._follows or not self._journal.switches:
+                    self._later = self._news(self._store.switches())
+                    if not self._follows:
+                        self._switch(self._later)
+                self._begun = True
+            except (KnowledgeError, OSError) as error:
+                if not self._follows:
+                    raise
+                self._tell_once(f"No new knowledge is taken up meanwhile: {error}")
+        if self._follows and self._later and self._later[0].from_ms <= until_ms:
+            now = [taken for taken in self._later if taken.from_ms <= until_ms]
+            try:
+                self._switch(now)
+                self._later = self._later[len(now) :]
+            except OSError as error:
+                self._later = []  # the next look finds them, and a time behind this look-up
+                self._tell_once(f"No new knowledge is taken up meanwhile: {error}")
 
     def _due(self) -> bool:
         now = self._clock() if self._clock is not None else 0.0
@@ -243,12 +277,18 @@ class KnowledgeFeed:
         for switch in switches:
             wanted[max(switch.from_ms, free)] = switch.generation  # of one time the last counts
         news: list[Taken] = []
+        waiting = {t.generation: t for t in self._later}
         last = taken[-1].generation if taken else None
         for from_ms, generation in wanted.items():
             if generation == last:
                 continue
             try:
-                news.append(Taken.of(self._sound(generation), from_ms))
+                there = waiting.get(generation)  # read whole by an earlier look
+                news.append(
+                    replace(there, from_ms=from_ms)
+                    if there is not None
+                    else Taken.of(self._sound(generation), from_ms)
+                )
             except KnowledgeError as error:
                 if not self._follows:
                     raise

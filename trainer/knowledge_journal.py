@@ -91,10 +91,12 @@ class Taken:
 
 def schedule_of(switches: Iterable[Taken]) -> Schedule:
     """Return the schedule of switches in the order they were taken: a later one of a time holds."""
-    schedule = Schedule()
+    held: list[Switch] = []
     for taken in switches:
-        schedule = schedule.with_switch(Switch(from_ms=taken.from_ms, generation=taken.generation))
-    return schedule
+        if held and held[-1].from_ms == taken.from_ms:
+            held.pop()
+        held.append(Switch(from_ms=taken.from_ms, generation=taken.generation))
+    return Schedule(held)
 
 
 def read_journal(path: Path) -> tuple[list[Taken], int]:

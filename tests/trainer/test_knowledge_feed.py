@@ -40,6 +40,7 @@ def shown(seconds, users=None, items=None):
     """Return impressions at these seconds."""
     at = START_MS + np.rint(1000 * np.asarray(seconds, float)).astype(np.int64)
     events = EventColumns.empty(SCHEMA, at.size).with_at(at)
+    events.ts[:] = at
     which = np.arange(at.size) if users is None else np.asarray(users)
     events.user[:] = hash_integers(which % 8)
     events.item[:] = hash_integers((which if items is None else np.asarray(items)) % 11)
@@ -112,6 +113,15 @@ def another(built, folder):
 def activate(store, number, second):
     """Put a generation in force from a second on."""
     store.activate(f"g-{number:08d}", START_MS + 1000 * second)
+
+
+def damage(store, generation):
+    """Flip a bit in the midst of a generation's vectors of items."""
+    table = max((store.path(generation) / "item").iterdir(), key=lambda path: path.stat().st_size)
+    data = bytearray(table.read_bytes())
+    data[len(data) // 2] ^= 1
+    table.chmod(0o644)
+    table.write_bytes(bytes(data))
 
 
 def test_every_impression_gets_the_vectors_of_its_user_item_and_pair(tmp_path):
@@ -214,6 +224,47 @@ def test_an_activation_for_later_waits_for_its_time(four):
     assert [1, 1] == [generation(6), generation(39)]
 
     assert 2 == generation(40)
+
+
+def test_an_activation_for_later_that_is_taken_back_was_never_made(four, tmp_path):
+    """A wrong clock, or a slip of the pen, must not bind a run until a time that is far away."""
+    activate(four, 1, 0)
+    journal = tmp_path / "knowledge.ndjson"
+    generation = of_item(four, feed_of(four, live=True, journal=journal), 1)
+    generation(5)
+    activate(four, 2, 10**9)
+    assert 1 == generation(6)
+    four.rollback()
+    activate(four, 3, 7)
+
+    assert [3, 3] == [generation(8), generation(9)]
+    assert ["g-00000001", "g-00000003"] == [t.generation for t in read_journal(journal)[0]]
+
+
+def test_an_activation_for_later_is_read_once(tmp_path):
+    """Reading it whole at every look until its time comes would stop the ingest again and again."""
+    store, told = store_in(tmp_path, START_MS), []
+    generation = of_item(store, feed_of(store, live=True, kinds=("item",), tell=told.append), 1)
+    later = add(store, START_MS)
+    store.activate(later, START_MS + 40_000)
+    generation(5)
+    damage(store, later)
+
+    assert [1, 1] == [generation(6), generation(7)]
+    assert ["Knowledge: g-00000001"] == [line[:21] for line in told]
+
+
+@pytest.mark.parametrize("kinds", [("item",), ("interaction",)])
+def test_an_impression_that_comes_late_is_not_told_what_was_learned_from_it(tmp_path, kinds):
+    """The order places it at 30 s; the extractor may have had it, and its click, before 20 s."""
+    store = store_in(tmp_path, START_MS, START_MS + 20_000)
+    late, on_time = shown([30, 30, 30, 31], items=[1, 1, 1, 1]), shown([30, 30, 30, 31])
+    late.ts[:] = START_MS + np.array([19_999, 20_000, 30_000, 31_000])
+
+    known = given_to(feed_of(store, kinds=kinds), late)[1]
+
+    assert [False, True, True, True] == known[:, 0].tolist()
+    assert given_to(feed_of(store, kinds=kinds), on_time)[1].all()
 
 
 def test_of_several_activations_meanwhile_the_last_counts(four):
@@ -464,10 +515,7 @@ def test_a_damaged_activation_is_told_of_and_the_old_one_stays(tmp_path):
     generation(1)
     bad = add(store, START_MS)
     store.activate(bad, START_MS)
-    table = max((store.path(bad) / "item").iterdir(), key=lambda path: path.stat().st_size)
-    data = bytearray(table.read_bytes())
-    data[len(data) // 2] ^= 1
-    table.write_bytes(bytes(data))
+    damage(store, bad)
 
     assert [1, 1] == [generation(2), generation(3)]
     assert 1 == sum("not taken up" in line for line in told)
