@@ -20,6 +20,7 @@ from stream.position import Partition, Position
 from stream.source import Block, Rejected, Source
 
 _NDJSON = (".ndjson", ".jsonl", ".ndjson.gz", ".jsonl.gz", ".ndjson.zst", ".jsonl.zst")
+_YEAR_10000_MS = 253_402_300_800_000  # as far as an ISO time goes: more is a slip
 _FOLDERS = {"log": "file log", "archive": "archive"}
 
 
@@ -225,6 +226,8 @@ def time_ms(text: str) -> int:
     1684393200000
     """
     if text.isdecimal():
+        if int(text) >= _YEAR_10000_MS:
+            raise ValueError(f"{text} ms lie after the year 9999")
         return int(text)
     when = datetime.fromisoformat(text)
     return int((when if when.tzinfo else when.replace(tzinfo=UTC)).timestamp() * 1000)

@@ -92,10 +92,16 @@ def _npz(path: Path, columns: list[str]) -> Iterator[tuple[U64, Any, U64 | None]
     except (ValueError, OSError, BadZipFile) as error:
         raise UsageError(f"{path} cannot be read as .npz: {error}") from error
     ids, vectors = given[:2]
-    if vectors.ndim != 2 or vectors.dtype.kind not in "fiu" or len(vectors) != len(ids):
+    rows = vectors.shape[:1]
+    if vectors.ndim != 2 or vectors.dtype.kind not in "fiu" or ids.shape[:1] != rows:
         raise UsageError(
             f"{path}: {columns[1]} is {vectors.dtype} {vectors.shape}, {columns[0]} {ids.shape}. "
             "Give a row of numbers for each id."
+        )
+    if columns[2:] and given[2].shape != rows:
+        raise UsageError(
+            f"{path}: {columns[2]} is {given[2].shape}, {columns[0]} {ids.shape}. Give a category "
+            "for each id."
         )
     for start in range(0, len(ids), _ROWS):
         part = slice(start, start + _ROWS)

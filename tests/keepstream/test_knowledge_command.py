@@ -251,9 +251,13 @@ def test_arrays_that_are_none_are_refused(place):
         ({"id": np.array(["a", 1], object), "vector": np.ones((2, 2))}, "cannot be read as .npz"),
         ({"id": np.array([0.5]), "vector": np.ones((1, 2))}, "0.5 is not an id"),
         ({"ids": np.arange(2)}, "no column 'id'. It has ids"),
+        ({"id": np.int64(7), "vector": np.ones((1, 2))}, "Give a row of numbers for each id"),
     ):
         np.savez(place / "t.npz", **arrays)
         assert fact in build(place, file="t.npz", code=2)["message"]
+    np.savez(place / "t.npz", id=np.arange(3), vector=np.ones((3, 2)), topic=np.arange(2))
+    pairs = ("--kind", "interaction", "--category-column", "topic")
+    assert "Give a category for each id" in build(place, *pairs, file="t.npz", code=2)["message"]
     (place / "t.npz").write_bytes(b"no zip")
     (place / "t.csv").touch()
     for file, fact in (
@@ -275,6 +279,11 @@ def test_wrong_usage_says_the_next_move(place):
         "--at noon"
         in call(place, "get", "--kind", "item", "--id", 1, "--at", "noon", code=2)["message"]
     )
+    late = str(10**20)
+    assert "after the year 9999" in build(place, until=late, code=2)["message"]
+    for sub in (("activate", "g-00000001", "--from"), ("rollback", "--from"),
+                ("get", "--kind", "item", "--id", 1, "--at")):  # fmt: skip
+        assert "after the year 9999" in call(place, *sub, late, code=2)["message"]
     said = call(place, "get", "--kind", "scene", "--id", 1, "--at", "2027-01-01", code=2)
     assert "'scene'" in said["message"]
     assert (
