@@ -275,7 +275,7 @@ def main() -> None:
         seeds = run_seeds(
             "benchmarks.knowledge_lift", args.seeds, args.jobs, "--folder", str(folder)
         )
-    found = summary(seeds, args.arms.split(","))
+    found = {**summary(seeds, args.arms.split(",")), "refresh": args.refresh}
     if args.out is not None:
         args.out.write_text(json.dumps({"summary": found, "seeds": seeds}))
     for arm, figures in found["arms"].items():
@@ -283,7 +283,6 @@ def main() -> None:
     report(
         "knowledge_lift",
         **found,
-        refresh=args.refresh,
         seeds=args.seeds,
         wall_s=round(time.perf_counter() - began, 1),
     )
