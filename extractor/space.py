@@ -33,7 +33,7 @@ _ROWS: Final = 65_536  # entities that are mapped at a time while maps are compa
 class Space:
     """The maps of one generation, and how they were found."""
 
-    maps: Maps  # by kind, (W, W): orthogonal, or canonical, times the kind's scale
+    maps: Maps  # by kind, (W, W): to begin with, the kind's scale alone
     scales: Mapping[str, float]  # by kind, of the first generation: the root mean square becomes 1
     how: Mapping[str, How]  # by kind
     fitted: Mapping[str, int]  # by kind, entities that the maps were compared on; of a tie, of all
@@ -70,7 +70,7 @@ class Space:
 
 
 def first_space(vectors: Mapping[str, F32]) -> Space:
-    """Return the space of a first generation: canonical where there is a bilinear score."""
+    """Return the space of a first generation: the extractor's own, scaled."""
     return next_space(vectors, None, {}, least_gain=0.0)
 
 
@@ -83,8 +83,8 @@ def next_space(
     know, and what is stored for them (m, W). Three maps are compared, from the cheapest on; one
     that costs more must bring the mean cosine of a kind nearer by more than ``least_gain``:
 
-    1 the last generation's, 2 that one rotated (orthogonal Procrustes), 3 canonical form found
-    anew, rotated: for an extractor that was trained anew, whose space differs by any linear map.
+    1 the last generation's, 2 that one rotated (orthogonal Procrustes), 3 by way of the canonical
+    forms of both: for an extractor that was trained anew, whose space differs by any linear map.
 
     ``last`` None: there is no generation before, or it is not of this extractor and has no map.
     """
@@ -94,8 +94,8 @@ def next_space(
     fitted: dict[str, int] = {}
     for group in _groups(vectors):
         mine = {kind: vectors[kind] for kind in group}
-        anew, scale = _anew(mine, last)
-        found, chosen = _nearest(mine, last, anew, pairs, least_gain)
+        own, scale = _own(mine, last)
+        found, chosen = _nearest(mine, last, own, pairs, least_gain)
         maps |= found
         scales |= scale
         how |= dict.fromkeys(group, chosen)
@@ -104,9 +104,11 @@ def next_space(
 
 
 def _nearest(
-    vectors: Mapping[str, F32], last: Space | None, anew: Maps, pairs: Pairs, least_gain: float
+    vectors: Mapping[str, F32], last: Space | None, own: Maps, pairs: Pairs, least_gain: float
 ) -> tuple[Maps, How]:
     """Return the maps of kinds that go together, and which of the three they are."""
+    if _known([*vectors], pairs) == 0 and last is None:
+        return own, "alone" if pairs else "first"
     tries: list[tuple[How, Maps]] = []
     if last is not None and last.maps.keys() >= vectors.keys():
         kept = {kind: last.maps[kind] for kind in vectors}
@@ -114,11 +116,11 @@ def _nearest(
             return kept, "kept"
         tries.append(("rotated", kept))
     if len(vectors) > 1 or not tries:  # of a single kind canonical form is no other than none
-        tries.append(("canonical", anew))
+        tries.append(("canonical", _through_canonical(vectors, own, pairs)))
     try:
         found = [(how, maps, _aligned(vectors, maps, pairs)) for how, maps in tries]
     except NothingInCommon:
-        return anew, "alone" if pairs else "first"
+        return own, "alone" if pairs else "first"
     how, maps, rotations = found[0]
     if len(found) == 2 and _gain(_reached(found[1][2]), _reached(rotations)) > least_gain:
         how, maps, rotations = found[1]
@@ -152,26 +154,54 @@ def _aligned(vectors: Mapping[str, F32], maps: Maps, pairs: Pairs) -> dict[str, 
     return align(grams, ties=[tuple(grams)])
 
 
-def _anew(vectors: Mapping[str, F32], last: Space | None) -> tuple[Maps, dict[str, float]]:
-    """Return canonical maps, scaled, and their scales: the last generation's where it has them.
+def _own(vectors: Mapping[str, F32], last: Space | None) -> tuple[Maps, dict[str, float]]:
+    """Return the maps that only scale, and the scales: the last generation's where it has them.
 
     The second moments are means, so that however many more users than items there are, both sides
-    of a score get vectors of the same length; and one scale.
+    of a score get one scale.
     """
-    maps = {kind: np.eye(raw.shape[1]) for kind, raw in vectors.items()}
-    moments = {kind: moment(raw) / max(1, len(raw)) for kind, raw in vectors.items()}
-    if len(vectors) == 2:
-        users, items = vectors
-        maps[users], maps[items] = canonical(moments[users], moments[items])
-    square = sum(
-        float(np.trace(matrix.T @ moments[kind] @ matrix)) / len(matrix)
-        for kind, matrix in maps.items()
-    ) / len(maps)
+    square = sum(float(np.trace(moment(raw))) / max(1, raw.size) for raw in vectors.values()) / len(
+        vectors
+    )
     scale = square**-0.5 if square > 0 else 1.0
     scales = dict.fromkeys(vectors, scale)
     if last is not None:
         scales |= {kind: last.scales[kind] for kind in vectors if kind in last.scales}
-    return {kind: matrix * scales[kind] for kind, matrix in maps.items()}, scales
+    return {kind: np.eye(raw.shape[1]) * scales[kind] for kind, raw in vectors.items()}, scales
+
+
+def _through_canonical(vectors: Mapping[str, F32], own: Maps, pairs: Pairs) -> Maps:
+    """Return maps from another training's vectors to the stored ones, by their canonical forms.
+
+    ``canonical(new) O canonical(stored)⁻¹``, with O the rotation between the two forms: what was
+    trained anew differs by any linear map that keeps the products of users and items, and so does
+    this. Both forms are those of the entities in common. Where there is no product, ``own``.
+    """
+    if len(vectors) != 2 or not pairs.keys() >= vectors.keys():
+        return own
+    users, items = vectors
+    raw = {kind: vectors[kind][pairs[kind][0]] for kind in vectors}
+    stored = {kind: pairs[kind][1] for kind in vectors}
+    of_new, of_stored = (
+        dict(zip(vectors, canonical(_mean(some[users]), _mean(some[items])), strict=True))
+        for some in (raw, stored)
+    )
+    grams = {}
+    for kind in vectors:
+        gram = grams[kind] = Gram(raw[kind].shape[1])
+        for start in range(0, len(raw[kind]), _ROWS):
+            part = slice(start, start + _ROWS)
+            gram.add(
+                mapped(raw[kind][part], of_new[kind]), mapped(stored[kind][part], of_stored[kind])
+            )
+    turned = align(grams, ties=[(users, items)])
+    back = {users: of_stored[items].T, items: of_stored[users].T}  # M_u M_iᵀ = 1: the inverses
+    return {kind: of_new[kind] @ turned[kind].matrix @ back[kind] for kind in vectors}
+
+
+def _mean(vectors: Vectors) -> F64:
+    moments: F64 = moment(vectors) / max(1, len(vectors))
+    return moments
 
 
 def _groups(vectors: Mapping[str, F32]) -> Sequence[tuple[str, ...]]:
