@@ -28,6 +28,9 @@ class ExtractorConfig:
     smooth: float = 0.0  # weight of the last vectors; it calms a switch and costs freshness
     tolerance: float = 0.01  # a vector is written if it has changed by more, relative: float16's
     rebuild_every: int = 144  # generations; every other one only adds to the one before: a day
+    keep: int | None = None  # generations, the newest; None: all, so that any time can be replayed
+    min_cosine: float = 0.7  # mean, to the last generation; production sees .87 after a month
+    max_loss_rise: float = 0.1  # of an hour's loss: hours differ by some percent, a wreck by more
 
     def __post_init__(self) -> None:
         if self.width < 3:
@@ -41,6 +44,10 @@ class ExtractorConfig:
                 raise ValueError(f'{name} is {limit}. Set it above 0, or "off".')
         if not 0 <= self.smooth < 1 or self.tolerance < 0 or self.lag_s < 0:
             raise ValueError("smooth lies between 0 and 1; tolerance and lag_s are 0 or more")
+        if self.keep is not None and self.keep < 1:
+            raise ValueError(f'keep is {self.keep}. Set it to 1 or more, or "off".')
+        if not -1 <= self.min_cosine < 1 or not self.max_loss_rise >= 0:
+            raise ValueError("min_cosine lies between -1 and 1, max_loss_rise is 0 or more")
         fields = (*self.item_fields, *self.user_fields)
         if len(set(fields)) < len(fields):
             raise ValueError(f"{list(fields)}: a field belongs to the item or the user, once")

@@ -34,7 +34,6 @@ from knowledge_store.manifest import Manifest
 from knowledge_store.schedule import Switch
 from knowledge_store.store import KnowledgeStore
 
-MAX_LOSS_RISE: Final = 0.1  # of an hour's loss: hours differ by some percent, a wreck by more
 _DOUBLED: Final = 2  # times as many examples as the last generation's model had learned
 _OF_REFRESH: Final = ("clusters", "min_seen", "smooth", "tolerance")  # what decides a verdict
 
@@ -67,7 +66,9 @@ class Refresher:
         self._clock = clock
         self._wall_ms = wall_ms
         self._say = say
-        guard = guard or GuardConfig(max_loss_rise=MAX_LOSS_RISE)
+        guard = guard or GuardConfig(
+            min_cosine=config.min_cosine, max_loss_rise=config.max_loss_rise
+        )
         self._guard = Guard(guard)
         tables = asdict(config)
         said = [{key: tables[key] for key in _OF_REFRESH}, asdict(guard)]
@@ -95,6 +96,8 @@ class Refresher:
         switches = [s for s in self._store.switches() if s.generation == manifest.name]
         switch = switches[-1] if switches else None
         lacks = switch is None and not was_switched(self._store, manifest)
+        if switch is not None and not was_switched(self._store, manifest):
+            note_switched(self._store, manifest)  # a kill has come between the two
         if lacks and verdict.decision is Decision.ACCEPT and self._is_next(manifest):
             began = self._clock() if began is None else began
             switch = self._activate(manifest, from_ms, began)

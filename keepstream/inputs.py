@@ -140,7 +140,9 @@ def lines_of(
 def _check_exist(paths: Sequence[Path]) -> None:
     for path in paths:
         if not path.exists():
-            raise ConfigError(f"{path}: there is no such file or folder. Check --input.")
+            raise ConfigError(
+                f"{path}: there is no such file or folder. Check --input, --log or log.root."
+            )
 
 
 def _sorted(config: Config) -> bool:

@@ -214,11 +214,17 @@ class Refreshing:
                     "extract_s": round(extract_s, 3),
                 },
             )
-            if self._keep is not None:
-                self._store.prune(self._keep)
         self.last = refreshed
         self._count("repeated" if refreshed.repeated else refreshed.verdict.decision.value)
         self._say(told(refreshed, time.monotonic() - began))
+        if self._keep is not None and not refreshed.repeated:
+            self._prune(self._keep)
+
+    def _prune(self, keep: int) -> None:
+        try:
+            self._store.prune(keep)
+        except (KnowledgeError, OSError) as error:  # the generation is in force all the same
+            self._say(f"Old generations stay until the next refresh: {error}")
 
     def _count(self, what: str) -> None:
         self.counts[what] = self.counts.get(what, 0) + 1

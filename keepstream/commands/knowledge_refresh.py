@@ -26,9 +26,12 @@ def seconds_of(text: str) -> float:
     (600.0, 5400.0, 30.0)
     """
     unit = _UNITS.get(text[-1:])
-    seconds = float(text[:-1]) * unit if unit else float(text)
+    try:
+        seconds = float(text[:-1]) * unit if unit else float(text)
+    except ValueError:
+        seconds = -1.0
     if not 0 <= seconds < float("inf"):
-        raise ValueError(text)
+        raise argparse.ArgumentTypeError(f"{text!r} is no duration: give 90s, 10m, 1.5h or 1d")
     return seconds
 
 
@@ -99,7 +102,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="of an --input that grows: in force from this moment on, as where a log is followed",
     )
     parser.add_argument(
-        "--keep", type=int, metavar="N", help="delete generations older than the newest N (none)"
+        "--keep",
+        type=int,
+        metavar="N",
+        help="delete generations older than the newest N (default: extractor.keep)",
     )
     parser.add_argument("--quiet", action="store_true", help="show no progress")
 
@@ -127,7 +133,7 @@ def refresh(args: argparse.Namespace, out: TextIO) -> int:
             store,
             by_clock=not args.input or args.now,
             every_s=None if args.once else config.extractor.refresh_every_s,
-            keep=args.keep,
+            keep=config.extractor.keep,
             say=say,
         )
         if args.input:
@@ -162,13 +168,12 @@ def _config(args: argparse.Namespace) -> Config:
     for name, value in of_input.items():
         if value is not None and not args.input:
             raise UsageError(f"{name} is for an --input: a log that grows is read as it comes.")
-    if args.keep is not None and args.keep < 1:
-        raise UsageError("--keep must be at least 1.")
     extractor = config.extractor
     for name, given in (
         ("refresh_every_s", args.every),
         ("time_limit_s", args.time_limit),
         ("lag_s", args.lag),
+        ("keep", args.keep),
     ):
         if given is not None:
             try:

@@ -203,6 +203,23 @@ def test_a_young_model_may_drift_and_an_old_one_may_not(site, store):
     assert 0.3 < young.manifest.about["drift"]["user"] < 0.8
 
 
+def test_the_bounds_of_the_guard_are_settings(site, store):
+    """A site whose tastes turn fast has other bounds than ours."""
+    wide = replace(CONFIG, min_cosine=0.3, max_loss_rise=0.5)
+    refresher(store).refresh(site.extraction(1_000), loss=0.8)
+
+    doubtful = {"noise": 1.3}
+    for at, config, options, decision in (
+        (2_000, CONFIG, doubtful, Decision.HOLD),
+        (2_001, wide, doubtful, Decision.ACCEPT),
+        (3_000, CONFIG, {}, Decision.HOLD),
+        (3_001, wide, {}, Decision.ACCEPT),
+    ):
+        loss = 0.8 if options else 1.1
+        found = site.extraction(at, **(options or doubtful))
+        assert decision == refresher(store, config).refresh(found, loss=loss).verdict.decision
+
+
 def test_another_guard_judges_a_held_generation_anew(site, store):
     """Whoever finds a bound too tight loosens it, and need not wait for new events."""
     refresher(store).refresh(site.extraction(1_000))
@@ -254,6 +271,18 @@ def test_a_rollback_is_not_undone_by_a_restart(site, store):
     assert Decision.ACCEPT == again.verdict.decision
     assert (SECOND, FIRST) == (again.manifest.name, new.manifest.base)
     assert [FIRST, THIRD] == [switch.generation for switch in store.switches()]
+
+
+def test_a_rollback_is_not_undone_where_a_kill_came_right_after_the_switch(site, store):
+    """Then the switch was there, and nothing yet that remembers it once it is taken back."""
+    for at in (1_000, 2_000):
+        refresher(store).refresh(site.extraction(at), from_ms=at)
+    (store.root / "refreshed").write_text("1")
+    refresher(store).again(2_000)
+    store.rollback()
+    refresher(store).again(2_000)
+
+    assert FIRST == store.current().generation
 
 
 def test_a_generation_that_lacks_its_switch_gets_it(site, store):

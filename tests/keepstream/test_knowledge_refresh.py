@@ -3,6 +3,7 @@ import io
 import signal
 import sys
 import threading
+from contextlib import ExitStack
 from itertools import pairwise
 
 import numpy as np
@@ -10,10 +11,11 @@ import pytest
 
 from keepstream.cli import main, parser
 from keepstream.commands.knowledge_refresh import seconds_of
-from keepstream.config import from_tables
+from keepstream.config import from_tables, load
 from keepstream.reading import event_schema
 from keepstream.refresh_job import RefreshJob, refresh_command
-from keepstream.refreshing import Limited
+from keepstream.refreshing import Limited, Refreshing, old_log, store_of
+from knowledge_store.layout import building
 from knowledge_store.store import KnowledgeStore
 from stream.listsource import ListSource
 from tests.extractor.sites import content, same
@@ -284,8 +286,11 @@ def test_two_refreshes_of_a_store_do_not_run_at_once(site, tmp_path):
         (("--set", "model.model=din", "--set", "model.options={}"), 'model = "keep"'),
         (("--set", 'knowledge.store=""'), "store is not set"),
         (("--lag", "10s", "--now"), "not allowed with"),
-        (("--every", "10x"), "invalid seconds_of value"),
-        (("--keep", "0"), "--keep"),
+        (("--every", "10x"), "'10x' is no duration: give 90s, 10m"),
+        (("--every", "-1h"), "expected one argument"),
+        (("--keep", "0"), "keep is 0. Set it to 1 or more"),
+        (("--set", "extractor.min_cosine=1"), "min_cosine lies between"),
+        (("--set", "extractor.max_loss_rise=-0.1"), "max_loss_rise is 0 or more"),
         (("--every", "0s"), "above 0"),
     ],
 )
@@ -315,6 +320,26 @@ def test_old_generations_go_where_only_some_are_kept(site, tmp_path):
     assert 2 <= len(store.generations()) <= 3
     assert store.current().generation in {m.name for m in store.generations()}
     store.check()
+
+
+def test_what_cannot_be_pruned_makes_no_refresh_fail(site, tmp_path):
+    """The new generation is in force: cron is not to write that nothing is."""
+    site.refresh(tmp_path)
+    config, said = load(tmp_path / "keepstream.toml"), []
+    with store_of(config) as store, ExitStack() as builder:
+
+        def say(line):
+            said.append(line)
+            if line.startswith("in force"):
+                builder.enter_context(building(store.root))
+
+        once = {"by_clock": False, "every_s": None, "keep": 1}
+        refreshing = Refreshing(config, store, say=say, **once)
+        opened = old_log(config, [site.log], None, None)
+        refreshing.run(opened, tmp_path / "run", fresh=False, quiet=True)
+
+    assert refreshing.done
+    assert ["Old generations stay until the next refresh"] == [x.split(":")[0] for x in said[1:]]
 
 
 @pytest.mark.parametrize(("text", "expected"), [("90", 90), ("1.5m", 90), ("2h", 7200), ("0s", 0)])
