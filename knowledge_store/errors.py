@@ -115,6 +115,16 @@ class NoStore(KnowledgeError):
         )
 
 
+class NotAStore(KnowledgeError):
+    """A store is to be made in a folder that holds something else."""
+
+    def __init__(self, root: Path, found: str) -> None:
+        super().__init__(
+            f"{root} holds {found} and is no knowledge store: nothing is written into it. Name an "
+            "empty folder, or a new one."
+        )
+
+
 class NoGeneration(KnowledgeError):
     """A store has no generation yet."""
 

@@ -50,6 +50,15 @@ def folders_of(root: Path) -> list[Path]:
     return sorted((path for path, n in found.items() if n is not None), key=lambda p: found[p] or 0)
 
 
+def others_in(root: Path) -> str | None:
+    """Return the name of something in a folder, None where it is empty or not there yet.
+
+    Hidden names, and what a fresh file system has, are nothing.
+    """
+    names = (path.name for path in root.iterdir()) if root.is_dir() else ()
+    return min((n for n in names if not n.startswith(".") and n != "lost+found"), default=None)
+
+
 def staging_of(root: Path, name: str) -> Path:
     """Return the folder in which a generation is built: no reader looks there."""
     return generations_folder(root) / f"{_BUILDING}{name}"

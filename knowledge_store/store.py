@@ -17,6 +17,7 @@ from knowledge_store.errors import (
     KnowledgeError,
     NoStore,
     NoSuchGeneration,
+    NotAStore,
     NothingToRollBack,
     StoreInconsistent,
     SwitchesCorrupt,
@@ -31,6 +32,7 @@ from knowledge_store.layout import (
     folders_of,
     generations_folder,
     number_of,
+    others_in,
     sweep,
     switching,
 )
@@ -50,11 +52,14 @@ class KnowledgeStore:
     def __init__(self, root: Path, *, create: bool = False) -> None:
         """Open the store in ``root``; with ``create`` make one where there is none.
 
-        Raises `NoStore`, and `SwitchesCorrupt` where CURRENT is damaged.
+        Raises `NoStore`, `NotAStore` where there is something else, and `SwitchesCorrupt` where
+        CURRENT is damaged.
         """
         self.root = Path(root)
         folder = generations_folder(self.root)
-        if create:
+        if create and not folder.is_dir():
+            if other := others_in(self.root):
+                raise NotAStore(self.root, other)
             folder.mkdir(parents=True, exist_ok=True)
         elif not folder.is_dir():
             raise NoStore(self.root)

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -142,7 +143,12 @@ class KnowledgeJournal:
             lines = b"".join(
                 orjson.dumps(s.to_json(), option=orjson.OPT_APPEND_NEWLINE) for s in switches
             )
-            self._write(self.path, lines)
+            try:
+                self._write(self.path, lines)
+            except OSError:
+                with suppress(OSError):  # some lines may be whole: a restart would believe them
+                    os.truncate(self.path, self._bytes)
+                raise
             self._bytes += len(lines)
         self._switches += switches
 

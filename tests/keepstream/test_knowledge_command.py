@@ -271,6 +271,12 @@ def test_arrays_that_are_none_are_refused(place):
 def test_wrong_usage_says_the_next_move(place):
     """A script tells what it called wrongly by the exit code, a person by the sentence."""
     assert "NoStore" == call(place, "list", code=2)["error"]
+    (place / "log").mkdir()
+    (place / "log" / "impressions").mkdir()
+    words = ("--from", place / "items.npz", "--trained-until", 0)
+    said = told("knowledge", "build", "--store", place / "log", *words, code=2)
+    assert "holds impressions and is no knowledge store" in said["message"]
+    assert ["impressions"] == [path.name for path in (place / "log").iterdir()]
     build(place)
     assert "no generation is in force" in call(place, "show", code=2)["message"]
     assert "NoSuchGeneration" == call(place, "show", "g-00000007", code=2)["error"]

@@ -1,5 +1,8 @@
+import resource
 import shutil
+import signal
 import tempfile
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -113,6 +116,19 @@ def another(built, folder):
 def activate(store, number, second):
     """Put a generation in force from a second on."""
     store.activate(f"g-{number:08d}", START_MS + 1000 * second)
+
+
+@contextmanager
+def files_of_at_most(size):
+    """Let no file grow beyond so many bytes, as a quota or a full disk would."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, ignored)
 
 
 def damage(store, generation):
@@ -490,6 +506,21 @@ def test_a_switch_that_cannot_be_journalled_is_not_made(four, tmp_path):
     journal.rmdir()
     (tmp_path / "aside").rename(journal)
     assert 2 == generation(4)
+
+
+def test_of_switches_that_cannot_all_be_journalled_none_is(tmp_path):
+    """The first line may be whole when the disk is full: a restart would believe it."""
+    lines = [Taken(from_ms=n, generation=f"g-{n}", digest="d", trained_until_ms=n, kinds=())
+             for n in (1, 2, 3)]  # fmt: skip
+    journal = KnowledgeJournal(tmp_path / "knowledge.ndjson")
+    journal.append(lines[:1])
+    size = (tmp_path / "knowledge.ndjson").stat().st_size
+    with files_of_at_most(2 * size + 9), pytest.raises(OSError, match="large"):
+        journal.append(lines[1:])
+
+    assert lines[:1] == list(journal.switches) == read_journal(journal.path)[0]
+    journal.append(lines[1:])
+    assert lines == list(KnowledgeJournal(journal.path).switches)
 
 
 def test_an_activation_with_other_kinds_is_told_of_and_the_old_one_stays(tmp_path):
