@@ -23,7 +23,7 @@ demo: install ## Simulate a world, follow it live, report
 	$(BIN)/keepstream demo
 
 test: install ## Run every test, the slow ones too
-	$(BIN)/python -m pytest
+	$(BIN)/python -m tests.everything
 
 test-fast: install ## Run the tests that take seconds
 	$(BIN)/python -m pytest -m "not slow and not restart and not chaos"
@@ -39,7 +39,7 @@ layers: install ## Who may import whom
 	$(BIN)/lint-imports
 
 bench: install ## The benchmarks, one after another
-	for b in join idmap embedding checkpoint pipeline memory kafka_pipeline workers; do $(BIN)/python -m benchmarks.$$b; done
+	for b in join idmap embedding checkpoint pipeline memory kafka_pipeline workers lookup knowledge_pipeline; do $(BIN)/python -m benchmarks.$$b; done
 
 clean: ## Remove what was built, the virtual environment too
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
