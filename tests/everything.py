@@ -1,6 +1,6 @@
 """All tests, in two lanes at once: those that wait for brokers, and the others.
 
-`python -m tests.everything [pytest's options]`: a broker's tests mostly wait, so that two cores have
+`python -m tests.everything [pytest's options]`: a broker's tests mostly wait, so two cores have
 room for both. The output of each lane is shown whole when it ends; the exit code is the first that
 is not 0.
 """
@@ -15,9 +15,15 @@ LANES = {"brokers": "kafka", "the others": "not kafka"}
 ALIVE_S = 60.0  # a line so often, for those who wait
 
 
+def _say(text: str) -> None:
+    sys.stdout.write(f"{text}\n")
+    sys.stdout.flush()
+
+
 def main(options: list[str]) -> int:
     """Run the lanes; return the exit code."""
-    began = time.monotonic()
+    began = said = time.monotonic()
+    codes = []
     with tempfile.TemporaryDirectory(prefix="keepstream-tests-") as folder:
         running = {}
         for number, (name, marked) in enumerate(LANES.items()):
@@ -28,24 +34,21 @@ def main(options: list[str]) -> int:
             with log.open("wb") as out:
                 process = subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT)
             running[name] = (process, log)
-        codes = []
-        said = began
         try:
             while running:
                 time.sleep(0.2)
+                now = time.monotonic()
                 for name, (process, log) in list(running.items()):
                     if process.poll() is not None:
                         del running[name]
                         codes.append(process.returncode)
-                        print(log.read_text("utf-8", "replace"))
-                        print(f"{name}: ended after {time.monotonic() - began:.0f} s", flush=True)
-                if running and time.monotonic() - said >= ALIVE_S:
-                    said = time.monotonic()
+                        _say(log.read_text("utf-8", "replace"))
+                        _say(f"{name}: ended after {now - began:.0f} s")
+                if running and now - said >= ALIVE_S:
+                    said = now
                     for name, (_, log) in running.items():
-                        last = log.read_bytes()[-200:].decode("utf-8", "replace").splitlines()
-                        print(
-                            f"{name}: {said - began:.0f} s … {last[-1] if last else ''}", flush=True
-                        )
+                        last = log.read_text("utf-8", "replace").splitlines()[-1:]
+                        _say(f"{name}: {now - began:.0f} s: {''.join(last)}")
         finally:
             for process, _ in running.values():
                 process.terminate()
