@@ -251,9 +251,9 @@ class KnowledgeFeed:
                 self._tell_once(f"No new knowledge is taken up meanwhile: {error}")
         if self._follows and self._later and self._later[0].from_ms <= until_ms:
             now = [taken for taken in self._later if taken.from_ms <= until_ms]
+            self._later = self._later[len(now) :]
             try:
-                self._switch(now)
-                self._later = self._later[len(now) :]
+                self._switch([taken for taken in now if self._opens(taken.generation)])
             except OSError as error:
                 self._later = []  # the next look finds them, and a time behind this look-up
                 self._tell_once(f"No new knowledge is taken up meanwhile: {error}")
@@ -283,12 +283,8 @@ class KnowledgeFeed:
             if generation == last:
                 continue
             try:
-                there = waiting.get(generation)  # read whole by an earlier look
-                news.append(
-                    replace(there, from_ms=from_ms)
-                    if there is not None
-                    else Taken.of(self._sound(generation), from_ms)
-                )
+                there = waiting.get(generation) or Taken.of(self._fitting(generation), from_ms)
+                news.append(replace(there, from_ms=from_ms))
             except KnowledgeError as error:
                 if not self._follows:
                     raise
@@ -297,13 +293,21 @@ class KnowledgeFeed:
             last = generation
         return news
 
-    def _sound(self, generation: str) -> Manifest:
-        """Return the manifest of a generation that opens and has our kinds."""
+    def _fitting(self, generation: str) -> Manifest:
+        """Return the manifest of a generation that has our kinds."""
         manifest = self._store.manifest(generation)
         if dict(manifest.kinds) != dict(self._knowledge.kinds):
             raise OtherKinds(generation, self._store.root)
-        self._store.reader(generation, cache_bytes=1).close()
         return manifest
+
+    def _opens(self, generation: str) -> bool:
+        """Return whether a generation can be read: what cannot is not journalled, only told of."""
+        try:
+            self._store.reader(generation, cache_bytes=1).close()
+        except (KnowledgeError, OSError) as error:
+            self._tell_once(f"{generation} is not taken up: {error}")
+            return False
+        return True
 
     def _switch(self, news: Sequence[Taken]) -> None:
         """Make switches: 1 journal them, 2 look up by them."""

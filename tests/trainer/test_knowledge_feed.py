@@ -257,8 +257,8 @@ def test_an_activation_for_later_that_is_taken_back_was_never_made(four, tmp_pat
     assert ["g-00000001", "g-00000003"] == [t.generation for t in read_journal(journal)[0]]
 
 
-def test_an_activation_for_later_is_read_once(tmp_path):
-    """Reading it whole at every look until its time comes would stop the ingest again and again."""
+def test_an_activation_for_later_is_read_when_its_time_comes(tmp_path):
+    """Reading it at every look would stop the ingest again and again; so would a week at once."""
     store, told = store_in(tmp_path, START_MS), []
     generation = of_item(store, feed_of(store, live=True, kinds=("item",), tell=told.append), 1)
     later = add(store, START_MS)
@@ -268,6 +268,8 @@ def test_an_activation_for_later_is_read_once(tmp_path):
 
     assert [1, 1] == [generation(6), generation(7)]
     assert ["Knowledge: g-00000001"] == [line[:21] for line in told]
+    assert [1, 1] == [generation(40), generation(41)]
+    assert ["g-00000002 is not taken up"] == [line[:26] for line in told[1:]]
 
 
 @pytest.mark.parametrize("kinds", [("item",), ("interaction",)])
