@@ -11,6 +11,7 @@ from stream.deadletters import DeadLetters
 from stream.source import Source
 from trainer.ingest import Ingest
 from trainer.items import Barrier, Counts, Item
+from trainer.view import View
 
 Clock = Callable[[], float]  # seconds, monotonic; keepstream/ gives it
 
@@ -59,6 +60,8 @@ class Ahead:
         self._items: queue.Queue[Item | BaseException | None] = queue.Queue(QUEUE_ITEMS)
         self._stopping = threading.Event()
         self._quitting = threading.Event()
+        self._viewed = threading.Event()  # set while no view is in the queue or in use
+        self._viewed.set()
         self._saving = threading.Event()  # set while a checkpoint is written: no barrier meanwhile
         self._thread = threading.Thread(target=self._run, name="ingest", daemon=True)
 
@@ -98,6 +101,8 @@ class Ahead:
             if isinstance(item, BaseException):
                 raise item
             yield item
+            if isinstance(item, View):
+                self._viewed.set()
 
     def _run(self) -> None:
         try:
@@ -148,6 +153,11 @@ class Ahead:
         return barrier
 
     def _put(self, item: Item | BaseException | None) -> None:
+        if isinstance(item, View):  # a copy of all that the ingest knows: one at a time
+            while not self._viewed.wait(WAIT_S):
+                if self._quitting.is_set():
+                    raise _Quit
+            self._viewed.clear()
         while not self._quitting.is_set():
             try:
                 self._items.put(item, timeout=WAIT_S)

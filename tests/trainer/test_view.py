@@ -1,3 +1,5 @@
+import os
+import time
 from itertools import pairwise
 
 import numpy as np
@@ -96,6 +98,33 @@ def test_blocks_decide_neither_when_a_view_comes_nor_what_it_holds(tmp_path, blo
 
     assert len(learned_before(whole)) >= 4
     assert same_views(learned_before(whole), learned_before(parts))
+
+
+def test_one_view_waits_for_the_learner_however_many_are_due(tmp_path):
+    """Each is a copy of all statistics and ids: a learner that is behind must not get eight."""
+    ingest, messages = ingest_of(KEEP, tmp_path, 1), log(40)
+    made, view = [], ingest.view
+    ingest.view = lambda at_ms: made.append(at_ms) or view(at_ms)
+    ahead = Ahead(
+        source(KEEP, messages),
+        ingest,
+        letters=DeadLetterFile(tmp_path / "letters"),
+        clock=lambda: 0.0,
+        barrier_every_s=None,
+        drain=True,
+    )
+    handled, ahead_by = 0, []
+    with ahead:
+        for item in ahead:
+            if isinstance(item, View):
+                until = time.monotonic() + 0.03  # for a thread that does not wait, it is plenty
+                while len(made) < handled + 4 and time.monotonic() < until:
+                    os.sched_yield()
+                ahead_by.append(len(made) - handled)
+                handled += 1
+
+    assert handled == len(made) > 10
+    assert max(ahead_by) == 2  # the one at hand, and the next
 
 
 def test_views_change_nothing_that_is_learned(tmp_path):
