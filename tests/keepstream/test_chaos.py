@@ -157,8 +157,11 @@ class Fleet:
         with self._lock:
             process = self._processes.pop(name)
         log = self._folder / f"{name}.log"
+        deadline = time.monotonic() + 30.0  # it may be only starting: the signal would end Python
         while log.stat().st_size == self._said[name] and process.poll() is None:
-            time.sleep(0.1)  # it is only starting: the signal would end the interpreter
+            if time.monotonic() > deadline:
+                break  # one that had nothing to say
+            time.sleep(0.1)
         process.send_signal(signal.SIGTERM)
         return process.wait(60)
 
@@ -243,6 +246,17 @@ class Deployed:
         self._stack.callback(writing.join)
         return writing
 
+    def wait_until_all_work(self) -> None:
+        """Return when the trainer has saved something, and every worker has its partitions."""
+        deadline = time.monotonic() + 60.0
+        workers = self.names[1:]
+        while not (
+            newest(self.folder / "live")
+            and all("caught up" in self.fleet.said(name) for name in workers)
+        ):
+            assert time.monotonic() < deadline, [self.fleet.said(name) for name in self.names]
+            time.sleep(0.1)
+
     def stop(self, seconds: float = 120.0) -> None:
         """Wait until all is joined, and stop everything, as a supervisor does."""
         wait_until_joined(self.kafka, self.log.last_ms, seconds)
@@ -300,7 +314,7 @@ def test_a_broker_that_is_away_for_a_minute_is_waited_for(broker, tmp_path):
     one = broker()
     with Deployed(tmp_path, one, 40_000, workers=2) as deployed:
         writing = deployed.flow(15.0)
-        time.sleep(7.0)
+        deployed.wait_until_all_work()
         one.kill()
         time.sleep(60.0)
         one.start()
