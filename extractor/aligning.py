@@ -40,6 +40,7 @@ class AlignedKind:
     present: Bools  # (n,), whether there is
     changed: Bools  # (n,), whether the new one is to be written
     settled: Bools  # (n,), known to both generations and seen often enough to tell of drift
+    of: int | None  # impressions of all that might have been extracted; None: of these
 
     def stored(self) -> npt.NDArray[Any]:
         """Return what the next generation holds (n, W): the old vector where it need not change."""
@@ -51,8 +52,8 @@ class AlignedKind:
         return float(cosines(self.old[rows], self.new[rows]).mean()) if rows.size else None
 
     def share(self, which: Bools) -> float:
-        """Return the share of impressions that are those of some of the entities (n,)."""
-        total = int(self.seen.sum())
+        """Return the share of all impressions that are those of some of the entities (n,)."""
+        total = int(self.seen.sum()) if self.of is None else self.of
         return float(self.seen[which].sum() / total) if total else 0.0
 
 
@@ -143,6 +144,7 @@ def _moved(
             present=present,
             changed=changed(old, new, tolerance, present),
             settled=settled[name],
+            of=found.of,
         )
     return vectors, space
 

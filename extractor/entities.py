@@ -1,4 +1,4 @@
-"""Whom a generation has vectors of: entities seen lately, the latest first where they are many."""
+"""Whom a generation has vectors of: entities seen lately, of many the ones seen last."""
 
 from typing import Final
 
@@ -12,14 +12,14 @@ _HOUR_MS: Final = 3_600_000
 
 
 def active(state: State, at_ms: int, config: ExtractorConfig, *, everybody: bool) -> SeenEntities:
-    """Return the entities of one side of `Entities.state` that are extracted at ``at_ms``, by id.
+    """Return the entities of one side of `Entities.state` that are to have vectors, by id.
 
-    Those seen in the last ``active_h``, or ``everybody``; of them the ``max_entities`` latest.
+    Those seen in the ``active_h`` before ``at_ms``, or ``everybody``; bounds are up to the caller.
     """
     found = seen_entities(state)
     if config.active_h is not None and not everybody:
         found = found.take(found.last_ms >= at_ms - round(config.active_h * _HOUR_MS))
-    return latest(found, config.max_entities)
+    return found
 
 
 def latest(found: SeenEntities, most: int) -> SeenEntities:

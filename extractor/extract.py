@@ -73,18 +73,27 @@ def extract(
     features = Features(schema, feature_config)
     features.restore(view.features)
     reader = _Reader(schema, features, learner, view, config)
-    items = active(view.entities["items"], view.at_ms, config, everybody=everybody)
-    users = active(view.entities["users"], view.at_ms, config, everybody=everybody)
+    there, who = (
+        active(view.entities[side], view.at_ms, config, everybody=everybody)
+        for side in ("items", "users")
+    )
+    items, users = latest(there, config.max_entities), latest(who, config.max_entities)
+    of_items, of_users = int(there.seen.sum()), int(who.seen.sum())
     with torch.no_grad():
-        kinds = {**reader.items(items), **reader.users(users)}
+        kinds = {
+            **{name: replace(k, of=of_items) for name, k in reader.items(items).items()},
+            **{name: replace(k, of=of_users) for name, k in reader.users(users).items()},
+        }
     about = {"items": len(items), "users": len(users), "steps": learner.steps}
     found = Extraction(at_ms=view.at_ms, kinds=kinds, about=about)
     if learner.network.interaction is None:
         return found
     if not config.category:
-        return replace(found, pairs=lambda clusters: reader.by_cluster(users, items, clusters))
+        return replace(
+            found, pairs=lambda clusters: reader.by_cluster(users, items, clusters, of_users)
+        )
     categories = np.unique(items.fields[:, config.all_item_fields.index(config.category)])
-    pairs = reader.by_category(users, categories[categories != 0])
+    pairs = reader.by_category(users, categories[categories != 0], of_users)
     return replace(found, kinds={**kinds, INTERACTION: pairs})
 
 
@@ -143,12 +152,14 @@ class _Reader:
             vectors.append(torch.cat([scaled_BW, one_B1, z_BW[:, -1:]], 1).numpy())
         return {USER: self._extracted(users, vectors, self._config.width)}
 
-    def by_category(self, users: SeenEntities, categories: U64) -> Extracted:
+    def by_category(self, users: SeenEntities, categories: U64, of_users: int) -> Extracted:
         """Return the vectors of users × categories (C,), ids as events hold them."""
         query_CE = self._vectors(salted(categories, self._config.category))
-        return self._pairs(users, categories, query_CE)
+        return replace(self._pairs(users, categories, query_CE), of=of_users * categories.size)
 
-    def by_cluster(self, users: SeenEntities, items: SeenEntities, clusters: I32) -> Extracted:
+    def by_cluster(
+        self, users: SeenEntities, items: SeenEntities, clusters: I32, of_users: int
+    ) -> Extracted:
         """Return those of users × the clusters (n,) of items, whose embeddings' mean it asks by."""
         numbers = np.unique(clusters[clusters >= 0])
         query_CE = torch.zeros(numbers.size, self._width)
@@ -156,7 +167,8 @@ class _Reader:
             for c, number in enumerate(numbers):
                 members = salted(items.ids[clusters == number], "item")
                 query_CE[c] = self._vectors(members).mean(0)
-        return self._pairs(users, numbers.astype(np.uint64) + np.uint64(1), query_CE)
+        found = self._pairs(users, numbers.astype(np.uint64) + np.uint64(1), query_CE)
+        return replace(found, of=of_users * numbers.size)
 
     @property
     def _width(self) -> int:

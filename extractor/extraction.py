@@ -29,6 +29,7 @@ class Extracted:
     ids: U64  # (n,) as events hold them, or `knowledge_store.kinds.pair_ids`
     vectors: F32  # (n, W)
     seen: I64  # (n,) impressions of the entity so far; of a pair, its user's
+    of: int | None = None  # impressions of all that bounds have left out too; None: there are none
 
     def __len__(self) -> int:
         return self.ids.size

@@ -42,6 +42,7 @@ class KindReport:
     fitted: int | None = None  # entities that its rotation was fitted on
     cosine: float | None = None  # mean, of what will be stored to what is, entities in both
     coverage: float | None = None  # share of recent look-ups that find a vector, 0 to 1
+    least_coverage: bool = True  # whether it must reach the least there is for all kinds
     coverage_before: float | None = None  # of the same look-ups in the last generation
 
 
@@ -144,7 +145,7 @@ class Guard:
         config, kind, coverage = self._config, report.kind, report.coverage
         if coverage is None:
             return
-        if not coverage >= config.min_coverage:
+        if report.least_coverage and not coverage >= config.min_coverage:
             yield (
                 Decision.HOLD,
                 f"{coverage:.1%} of {kind} look-ups find a vector; at least "

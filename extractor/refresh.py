@@ -16,7 +16,7 @@ from xxhash import xxh3_128
 from extractor.aligning import Aligned, aligned
 from extractor.config import ExtractorConfig
 from extractor.errors import NotFinite
-from extractor.extraction import CLUSTER, Extraction
+from extractor.extraction import CLUSTER, INTERACTION, Extraction
 from extractor.guard import Decision, Guard, GuardConfig, KindReport, Report, Verdict
 from extractor.last import (
     ABOUT,
@@ -214,6 +214,7 @@ class Refresher:
                     fitted=found.fitted(name) if drifts else None,
                     cosine=kind.cosine() if drifts else None,
                     coverage=None if name == CLUSTER else kind.share(np.any(kind.new, axis=1)),
+                    least_coverage=name != INTERACTION,  # few have clicked, to begin with
                     coverage_before=kind.share(kind.present) if drifts else None,
                 )
             )

@@ -273,6 +273,11 @@ def test_only_who_was_seen_lately_is_extracted(tmp_path):
     assert [2, 2] == [len(two.kinds[kind]) for kind in ("item", "user")]
     assert set(two.kinds["item"].ids) <= set(lately.kinds["item"].ids)
     assert len(two.kinds["interaction"]) <= 4
+    whole = late.extract()
+    for kind in ("item", "item_state", "user"):  # what bounds leave out is not covered
+        found, some = whole.kinds[kind], two.kinds[kind]
+        assert some.of == found.of == found.seen.sum() > some.seen.sum()
+    assert whole.kinds["interaction"].of >= whole.kinds["interaction"].seen.sum()
 
 
 def test_entities_come_with_how_often_they_were_seen(run):

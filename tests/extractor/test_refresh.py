@@ -220,6 +220,26 @@ def test_the_bounds_of_the_guard_are_settings(site, store):
         assert decision == refresher(store, config).refresh(found, loss=loss).verdict.decision
 
 
+def test_what_bounds_leave_out_is_not_covered(site, store):
+    """A site of ten million items has ids of one million: the figure and the guard must say so."""
+    found = site.extraction(1_000, clusters=True)
+
+    def some(kind, times):
+        return replace(kind, of=times * int(kind.seen.sum()))
+
+    thin = {name: some(kind, 20) for name, kind in found.kinds.items()}
+    held = refresher(store).refresh(replace(found, kinds=thin))
+    half = {name: some(kind, 2) for name, kind in found.kinds.items()}
+    few = replace(found, at_ms=2_000, kinds=half, pairs=lambda n: some(found.pairs(n), 20))
+    made = refresher(store).refresh(few)
+
+    assert Decision.HOLD == held.verdict.decision
+    assert "5.0% of item look-ups find a vector" in held.verdict.reasons[0]
+    assert Decision.ACCEPT == made.verdict.decision
+    expected = {"item": 0.5, "user": 0.5, "item_state": 0.5, "interaction": 0.05}
+    assert expected == made.manifest.about["coverage"]
+
+
 def test_another_guard_judges_a_held_generation_anew(site, store):
     """Whoever finds a bound too tight loosens it, and need not wait for new events."""
     refresher(store).refresh(site.extraction(1_000))
