@@ -166,6 +166,7 @@ def build_training(
             kinds=said.kinds,
             layers=said.layers,
             gates=said.gates,
+            gate=said.gate,
             gate_rank=said.gate_rank,
         )
     served = PendingRows({"p": (np.float32, None)}, scratch=scratch)

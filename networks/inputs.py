@@ -17,7 +17,7 @@ class Inputs:
     masks_BL: tuple[Tensor, ...]  # bool, True where the sequence has an element
     numbers_BD: Tensor  # float32, finite, standardised
     knowledge_BK: Tensor | None = None  # float32, frozen; zero where an example has no vector
-    known_BJ: Tensor | None = None  # float32, 1 where it has one
+    known_BJ: Tensor | None = None  # bool, True where it has one
 
     def __len__(self) -> int:
         return self.numbers_BD.shape[0]

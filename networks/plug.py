@@ -1,16 +1,18 @@
 """The plug: frozen knowledge added to a model's hidden layers, without touching its tensors."""
 
-# B examples, W width of the kinds used, X width into a layer, H width of the layer, R gates' rank
+# B examples, W width of the kinds used, X width into a layer, H width of the layer, R gates' rank,
+# J gates
 
 import math
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Final
 
 import torch
 from torch import Tensor, nn
 
+from networks.gate import gated_sum
 from networks.inputs import Inputs
 from networks.layers import Tower
 from networks.plug_config import PlugConfig, PlugError
@@ -32,11 +34,12 @@ class Plug(nn.Module):
     """``h = act(W x + b + gate(x) ⊙ Σ_kinds P k)`` at hidden layers of a `Tower`.
 
     After KEEP (Zhang et al., CIKM 2022): knowledge is added to a pre-activation, so the tensors of
-    a trained model stay as they are and go on learning. The gate, ``sigmoid(V U x + c)``, is MKT's
-    (arXiv 2402.19101) at a low rank: one for all kinds of a layer, or one for each; mode ``add``
-    has none. P begins at zero, so the model answers to the bit as without its plug, and the other
+    a trained model stay as they are and go on learning. The gate is a number an example,
+    ``sigmoid(u x + c)``, or one for each hidden unit, ``sigmoid(V U x + c)``, as MKT's
+    (arXiv 2402.19101) is; it stands for all kinds of a layer, or for one each; mode ``add`` has
+    none. P begins at zero, so the model answers to the bit as without its plug, and the other
     weights' first step is the same. A kind that an example lacks adds exactly nothing: P has no
-    bias. k is an input and gets no gradient.
+    bias. k is an input and gets no gradient, and x gets none through the gate.
 
     First weights depend on the seed alone, and not on torch's generator.
     """
@@ -53,13 +56,8 @@ class Plug(nn.Module):
         self._seed = seed
         self._select = Selection(config, shape)
         widths = self._select.widths
-        if max(config.layers) >= len(tower.layers):
-            raise PlugError(
-                f"The plug's layer {max(config.layers)} is not there: the model's tower has "
-                f"{len(tower.layers)} hidden layers, numbered from 0."
-            )
         self.layers = nn.ModuleDict()
-        for i in config.layers:
+        for i in _places(config.layers, len(tower.layers)):
             layer = tower.layers[i]
             assert isinstance(layer, nn.Linear)
             self.layers[str(i)] = PlugLayer(config, layer.in_features, layer.out_features, widths)
@@ -114,7 +112,7 @@ class Plug(nn.Module):
 
     def unreached(self) -> list[int]:
         """Return the layers that nothing has come through since this thread was last `fed`."""
-        return [i for i in self.config.layers if i not in _FED.reached]
+        return [int(i) for i in self.layers if int(i) not in _FED.reached]
 
 
 class PlugLayer(nn.Module):
@@ -126,17 +124,22 @@ class PlugLayer(nn.Module):
         """Stand beside a layer from ``width`` to ``hidden``."""
         super().__init__()
         self.kinds = dict(kinds)
+        self.gated = config.mode == "gated"
+        one = config.gates == "layer"
+        self.groups = [sum(kinds.values())] if one else [*kinds.values()]  # widths behind a gate
         self.of = nn.ParameterDict()
         for kind, each in kinds.items():  # one by one, for torch would sort them
-            self.of[f"{kind}_HW"] = nn.Parameter(torch.empty(hidden, each))
+            self.of[f"{kind}_WH"] = nn.Parameter(torch.empty(each, hidden))
         self.narrow: nn.Linear | None = None
         self.gates = nn.ModuleDict()
-        if config.mode == "gated":
-            if config.gate_rank is not None:
-                self.narrow = nn.Linear(width, config.gate_rank, bias=False)
-            into = config.gate_rank or width
-            for gate in kinds if config.gates == "kind" else [""]:
-                self.gates[f"gate_{gate}"] = nn.Linear(into, hidden)
+        if not self.gated:
+            return
+        rank = config.gate_rank if config.gate == "vector" else None
+        if rank is not None:
+            self.narrow = nn.Linear(width, rank, bias=False)
+        self.scalar = config.gate == "scalar"
+        for gate in [""] if one else kinds:
+            self.gates[f"gate_{gate}"] = nn.Linear(rank or width, 1 if self.scalar else hidden)
 
     def begin(self, generator: torch.Generator) -> None:
         """Draw the gates, as torch does; set the projections to zero."""
@@ -160,16 +163,19 @@ class PlugLayer(nn.Module):
 
     def forward(self, x_BX: Tensor, pre_BH: Tensor, knowledge_BW: Tensor) -> Tensor:
         """Return (B, H) ``pre_BH`` with the kinds' vectors, side by side, projected and added."""
-        if not self.gates:
-            return torch.addmm(pre_BH, knowledge_BW, torch.cat([*self.of.values()], dim=1).T)
+        of = [*self.of.values()]
+        if not self.gated:
+            return torch.addmm(pre_BH, knowledge_BW, torch.cat(of))
+        gates = [gate for gate in self.gates.values() if isinstance(gate, nn.Linear)]
+        if self.scalar:
+            numbers = [(gate.weight, gate.bias) for gate in gates]
+            return gated_sum(pre_BH, x_BX, knowledge_BW, self.groups, numbers, of)
+        x_BX = x_BX.detach()
         x_BR = x_BX if self.narrow is None else self.narrow(x_BX)
-        gates_BH = [gate(x_BR).sigmoid() for gate in self.gates.values()]
-        if len(gates_BH) == 1:
-            of_all_BH = knowledge_BW @ torch.cat([*self.of.values()], dim=1).T
-            return torch.addcmul(pre_BH, gates_BH[0], of_all_BH)
-        of_kinds = torch.split(knowledge_BW, [*self.kinds.values()], dim=1)
-        for gate_BH, k_BW, p_HW in zip(gates_BH, of_kinds, self.of.values(), strict=True):
-            pre_BH = torch.addcmul(pre_BH, gate_BH, k_BW @ p_HW.T)
+        vectors = torch.split(knowledge_BW, self.groups, dim=1)
+        projections = torch.split(torch.cat(of), self.groups)
+        for gate, k_BW, p_WH in zip(gates, vectors, projections, strict=True):
+            pre_BH = torch.addcmul(pre_BH, gate(x_BR).sigmoid(), k_BW @ p_WH)
         return pre_BH
 
 
@@ -197,8 +203,23 @@ def find_tower(network: nn.Module) -> Tower:
     )
 
 
+def _places(layers: Sequence[int], count: int) -> list[int]:
+    """Return the numbers of ``layers`` from 0, in their order."""
+    if off := [i for i in layers if not -count <= i < count]:
+        raise PlugError(
+            f"The plug's layer {off[0]} is not there: the model's tower has {count} hidden "
+            "layers, 0 the first and -1 the last."
+        )
+    places = [i % count for i in layers]
+    if len(set(places)) < len(places):
+        raise PlugError(
+            f"layers {tuple(layers)} of the plug: name each once, of {count} hidden layers."
+        )
+    return places
+
+
 def _is_of(kind: str, name: str) -> bool:
-    return name == f"of.{kind}_HW" or name.startswith(f"gates.gate_{kind}.")
+    return name == f"of.{kind}_WH" or name.startswith(f"gates.gate_{kind}.")
 
 
 def _under(prefix: str, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:

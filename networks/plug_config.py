@@ -7,6 +7,7 @@ from networks.shape import ModelShape
 
 MODES: Final = ("none", "gated", "add", "concat")
 GATES: Final = ("layer", "kind")
+GATE: Final = ("scalar", "vector")
 MATCH: Final = "match"  # user ⊙ item, made here: a store never holds it
 FACTORS: Final = ("user", "item")
 
@@ -24,21 +25,25 @@ class PlugConfig:
 
     mode: str = "gated"  # or none, add (no gate), concat (as inputs)
     kinds: tuple[str, ...] = ()  # none named: all that examples carry, "match" apart
-    layers: tuple[int, ...] = (0,)  # hidden layers of the tower, from 0: the widest says most
-    gates: str = "layer"  # one for all kinds of a layer; "kind": one each, at twice the time
-    gate_rank: int | None = 16  # of a gate's matrix: None, full, takes three times as long
+    layers: tuple[int, ...] = (-1,)  # hidden layers of the tower, −1 the last: the narrowest costs
+    # least, and says as much
+    gates: str = "layer"  # one for all kinds of a layer; or one each: "kind"
+    gate: str = "scalar"  # a number; "vector", one a hidden unit, gained nothing and costs more
+    gate_rank: int | None = 16  # of a vector's matrix: None, full, takes three times as long
 
     def __post_init__(self) -> None:
         if self.mode not in MODES:
             raise PlugError(f"There is no plug {self.mode!r}: write one of {', '.join(MODES)}.")
         if self.gates not in GATES:
             raise PlugError(f"There are no gates {self.gates!r}: write one of {', '.join(GATES)}.")
+        if self.gate not in GATE:
+            raise PlugError(f"There is no gate {self.gate!r}: write one of {', '.join(GATE)}.")
         for name in ("kinds", "layers"):
             values = getattr(self, name)
             if len(set(values)) < len(values):
                 raise PlugError(f"{name} {values} of the plug: name each once.")
-        if min(self.layers, default=-1) < 0:
-            raise PlugError(f"layers {self.layers} of the plug: name at least one, from 0 on.")
+        if not self.layers:
+            raise PlugError("The plug has no layers: name at least one, 0 the first, -1 the last.")
         if self.gate_rank is not None and self.gate_rank < 1:
             raise PlugError(f"gate_rank {self.gate_rank} of the plug: write 1 or more, or none.")
 

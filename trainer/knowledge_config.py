@@ -7,10 +7,11 @@ from networks.plug_config import FACTORS, MATCH
 
 Mode = Literal["none", "gated", "add", "concat"]
 Gates = Literal["layer", "kind"]
+Gate = Literal["scalar", "vector"]
 Follow = Literal["current", "history"]
 
 RESULTS: Final = (  # keys that decide the result
-    "plug", "kinds", "layers", "gates", "gate_rank", "category",
+    "plug", "kinds", "layers", "gates", "gate", "gate_rank", "category",
 )  # fmt: skip
 
 
@@ -21,16 +22,17 @@ class KnowledgeConfig:
     store: str = ""  # the folder of their generations; empty: no knowledge
     plug: Mode = "gated"  # what changes nothing until it has learned to; "none": no knowledge
     kinds: tuple[str, ...] = ()  # empty: all that the generations hold
-    layers: tuple[int, ...] = (0,)  # hidden layers that are plugged: the first sees all inputs
-    gates: Gates = "layer"  # one for all kinds of a layer; "kind": one each, at twice the time
-    gate_rank: int | None = 16  # of a gate's matrix; None, full, takes three times as long
+    layers: tuple[int, ...] = (-1,)  # hidden layers that are plugged: the last is the narrowest
+    gates: Gates = "layer"  # one for all kinds of a layer; "kind": one each
+    gate: Gate = "scalar"  # a number; "vector", one a hidden unit, gained nothing and costs more
+    gate_rank: int | None = 16  # of a vector's matrix; None, full, takes three times as long
     category: str = ""  # id feature for kind "interaction"; empty: the clusters of the store
     follow: Follow | None = None  # None: train follows what is activated, replay the store's past
     watch_s: float = 5.0  # wall time between two looks for a new activation: a look costs 0.1 ms
     cache_mb: int = 256  # vectors kept in memory: 2 million of 64 float16
 
     def __post_init__(self) -> None:
-        for key, known in (("plug", Mode), ("gates", Gates), ("follow", Follow)):
+        for key, known in (("plug", Mode), ("gates", Gates), ("gate", Gate), ("follow", Follow)):
             value = getattr(self, key)
             if value not in get_args(known) and not (key == "follow" and value is None):
                 raise ValueError(f"{key} = {value!r} is one of {', '.join(get_args(known))}")
@@ -38,8 +40,8 @@ class KnowledgeConfig:
             raise ValueError('gate_rank must be at least 1, or "off"')
         if self.watch_s < 0 or self.cache_mb < 1:
             raise ValueError("watch_s must be 0 or more and cache_mb at least 1")
-        if not self.layers or min(self.layers) < 0:
-            raise ValueError("layers must name at least one hidden layer, from 0")
+        if not self.layers:
+            raise ValueError("layers must name at least one hidden layer: 0 the first, -1 the last")
         for names in (self.kinds, self.layers):
             if len(set(names)) < len(names):
                 raise ValueError(f"{list(names)} names one twice")

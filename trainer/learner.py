@@ -1,10 +1,9 @@
 """Scores batches, and learns them: the model, its table of vectors and their optimisers."""
 
 # B examples, F id fields, L list positions, E embedding width, D numbers, N rows looked up,
-# K knowledge width, J kinds of knowledge, T tasks
+# T tasks
 
 from contextlib import nullcontext
-from dataclasses import replace
 from itertools import accumulate
 from typing import Any
 
@@ -29,6 +28,7 @@ from trainer.calibration import PlattCalibration
 from trainer.dense import DenseWeights, arrays, tensors
 from trainer.embeddings import I64, TableConfig, make_table
 from trainer.errors import ModelError, TrainingDiverged
+from trainer.knowledge_input import knowledge_of
 from trainer.learner_config import LearnerConfig
 from trainer.models import ModelFactory, load_model, plug_into, tasks_of
 
@@ -250,6 +250,9 @@ class Learner:
         rows_N = np.concatenate([part.reshape(-1) for part in parts])
         vectors_NE = self.table.lookup(torch.from_numpy(rows_N))
         ids_NE, *sequences = torch.split(vectors_NE, [size * n for n in (fields, *lengths)])
+        knowledge: tuple[Tensor | None, Tensor | None] = (None, None)
+        if self.shape.knowledge:
+            knowledge = knowledge_of(batch, self.shape)
         inputs = Inputs(
             ids_BFE=ids_NE.view(size, fields, width),
             sequences_BLE=tuple(
@@ -257,11 +260,9 @@ class Learner:
             ),
             masks_BL=tuple(torch.from_numpy(part > 0) for part in parts[1:]),
             numbers_BD=self.norm(_tensor(batch.numbers)),
+            knowledge_BK=knowledge[0],
+            known_BJ=knowledge[1],
         )
-        if not self.shape.knowledge:
-            return inputs
-        knowledge_BK, known_BJ = _knowledge(batch, self.shape)
-        inputs = replace(inputs, knowledge_BK=knowledge_BK, known_BJ=known_BJ)
         return inputs if self._appended is None else self._appended(inputs)
 
     def _loss(self, logit_B: Tensor, tasks_BT: Tensor | None, batch: Batch) -> Tensor:
@@ -291,29 +292,6 @@ def _appended(plug: PlugConfig | None, shape: ModelShape) -> Appended | None:
         return Appended(plug, shape) if plug is not None and plug.mode == "concat" else None
     except PlugError as error:
         raise ModelError(str(error)) from error
-
-
-def _knowledge(batch: Batch, shape: ModelShape) -> tuple[Tensor, Tensor]:
-    """Return a batch's vectors (B, K), zero where it has none, and which it has (B, J)."""
-    size, widths = len(batch), [width for _, width in shape.knowledge]
-    knowledge, known = batch.knowledge, batch.known
-    if (
-        knowledge is None
-        or known is None
-        or knowledge.shape != (size, sum(widths))
-        or known.shape != (size, len(widths))
-    ):
-        raise ValueError(
-            f"{size} examples come without the knowledge that the shape says they carry "
-            f"({shape.knowledge}): give Batch.knowledge (B, {sum(widths)}) and known "
-            f"(B, {len(widths)})."
-        )
-    knowledge_BK = _tensor(knowledge).to(torch.float32, copy=True)  # the batch stays as it is
-    vectors_BK, end = knowledge_BK.numpy(), 0
-    for kind, width in enumerate(widths):  # whatever stands in the place of what is missing
-        vectors_BK[np.flatnonzero(~known[:, kind]), end : end + width] = 0.0
-        end += width
-    return knowledge_BK, _tensor(known).float()
 
 
 def _other_labels(batch: Batch, tasks: int) -> F32:

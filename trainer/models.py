@@ -201,5 +201,9 @@ def blank(shape: ModelShape, examples: int) -> Inputs:
         masks_BL=tuple(torch.zeros(examples, n, dtype=torch.bool) for _, n in shape.sequences),
         numbers_BD=torch.zeros(examples, len(shape.numbers)),
         knowledge_BK=torch.zeros(examples, shape.knowledge_width) if shape.knowledge else None,
-        known_BJ=torch.zeros(examples, len(shape.knowledge)) if shape.knowledge else None,
+        known_BJ=(
+            torch.zeros(examples, len(shape.knowledge), dtype=torch.bool)
+            if shape.knowledge
+            else None
+        ),
     )

@@ -4,6 +4,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from networks.gate import gated_sum
 from networks.inputs import Inputs
 from networks.layers import Tower
 from networks.plug import Plug, find_tower
@@ -52,15 +53,15 @@ def parts(layer, knowledge_BK):
     """Return P k of each kind, written out."""
     user_BW, item_BW, topic_BW = knowledge_BK.split([3, 3, 2], dim=1)
     vectors = {"topic": topic_BW, "user": user_BW, "match": user_BW * item_BW}
-    return [vectors[kind] @ layer.of[f"{kind}_HW"].T for kind in KINDS]
+    return [vectors[kind] @ layer.of[f"{kind}_WH"] for kind in KINDS]
 
 
 @pytest.mark.parametrize("layer", [0, 1])
 @pytest.mark.parametrize("gates", ["layer", "kind"])
-@pytest.mark.parametrize("rank", [None, 2])
-def test_a_gated_plug_adds_what_its_formula_says(layer, gates, rank):
-    """The formula is act(W x + b + gate(x) * P k), with gate(x) = sigmoid(V U x + c)."""
-    tower, plug = plugged(layers=(layer,), gates=gates, gate_rank=rank)
+@pytest.mark.parametrize(("gate", "rank"), [("scalar", None), ("vector", None), ("vector", 2)])
+def test_a_gated_plug_adds_what_its_formula_says(layer, gates, gate, rank):
+    """The formula is act(W x + b + gate(x) * P k), with gate(x) = sigmoid(V U x + c) or of u x."""
+    tower, plug = plugged(layers=(layer - 2,), gates=gates, gate=gate, gate_rank=rank)
     given = inputs()
     first, second = tower.layers
     own = plug.layers[str(layer)]
@@ -78,7 +79,7 @@ def test_a_gated_plug_adds_what_its_formula_says(layer, gates, rank):
 
 def test_an_ungated_plug_only_adds():
     """It is the plainest reading of the paper, and there to be compared with."""
-    tower, plug = plugged(mode="add")
+    tower, plug = plugged(mode="add", layers=(0,))
     given = inputs()
     first, second = tower.layers
     pre_BH = first(given.numbers_BD) + sum(parts(plug.layers["0"], given.knowledge_BK))
@@ -87,11 +88,47 @@ def test_an_ungated_plug_only_adds():
         torch.testing.assert_close(tower(given.numbers_BD), torch.relu(second(torch.relu(pre_BH))))
 
 
+@pytest.mark.parametrize("count", [1, 2])
+def test_the_backward_pass_of_the_gates_is_the_formulas_own(count):
+    """It is written out, and nothing else would tell that it teaches something slightly wrong."""
+    torch.manual_seed(0)
+
+    def drawn(*shape):
+        return torch.randn(*shape, dtype=torch.float64, requires_grad=True)
+
+    x_BX, knowledge_BW = drawn(6, 9).detach(), drawn(6, 7).detach()
+    weights = [*(drawn(1, 9) for _ in range(count)), *(drawn(1) for _ in range(count))]
+
+    def summed(pre_BH, *given):
+        gates = [*zip(given[:count], given[count : 2 * count], strict=True)]
+        return gated_sum(
+            pre_BH.clone(), x_BX, knowledge_BW, ([7], [3, 4])[count - 1], gates, given[2 * count :]
+        )
+
+    assert torch.autograd.gradcheck(summed, (drawn(6, 5), *weights, drawn(3, 5), drawn(4, 5)))
+
+
+def test_a_gate_teaches_nothing_to_what_it_looks_at():
+    """It weighs knowledge by the model's inputs; these are learned as the model itself needs."""
+    for gate in ("scalar", "vector"):
+        tower, plug = plugged(gate=gate)
+        given = inputs()
+        x_BX = given.numbers_BD.clone().requires_grad_()
+        with torch.no_grad():
+            for layer in tower.layers:
+                layer.weight.zero_()
+        with plug.fed(given):
+            tower(x_BX).sum().backward()
+
+        assert 0 == x_BX.grad.count_nonzero()
+
+
 @pytest.mark.parametrize("gates", ["layer", "kind"])
+@pytest.mark.parametrize("gate", ["scalar", "vector"])
 @pytest.mark.parametrize("mode", ["gated", "add"])
-def test_an_example_without_vectors_is_what_it_was(mode, gates):
+def test_an_example_without_vectors_is_what_it_was(mode, gates, gate):
     """Whoever is unknown to the super-domain must not be worse off for others being known."""
-    tower, plug = plugged(mode=mode, gates=gates, layers=(0, 1))
+    tower, plug = plugged(mode=mode, gates=gates, gate=gate, layers=(0, 1))
     given = inputs()
     bare_BH = tower(given.numbers_BD)
     with plug.fed(given):
@@ -148,18 +185,25 @@ def test_what_fits_goes_on_and_what_is_new_is_neutral():
     taken = new.take_over("gated", dict(old.state_dict()))
 
     assert set(old.state_dict()) == taken
-    assert torch.equal(old.layers["0"].of["user_HW"], new.layers["0"].of["user_HW"])
-    assert 0 == new.layers["0"].of["item_HW"].count_nonzero()
-    assert 0 == new.layers["1"].of["user_HW"].count_nonzero()
+    assert torch.equal(old.layers["0"].of["user_WH"], new.layers["0"].of["user_WH"])
+    assert 0 == new.layers["0"].of["item_WH"].count_nonzero()
+    assert 0 == new.layers["1"].of["user_WH"].count_nonzero()
 
 
 @pytest.mark.parametrize(
-    "change", [{"gate_rank": 3}, {"gate_rank": None}, {"gates": "kind"}, {"mode": "add"}]
+    "change",
+    [
+        {"gate_rank": 3},
+        {"gate_rank": None},
+        {"gate": "scalar"},
+        {"gates": "kind"},
+        {"mode": "add"},
+    ],
 )
 def test_behind_another_gate_a_projection_begins_anew(change):
     """Halved by its gate or not at all, the same projection would say something else."""
-    _, old = plugged()
-    _, new = plugged(**change)
+    _, old = plugged(gate="vector", layers=(0,))
+    _, new = plugged(**{"gate": "vector", "layers": (0,), **change})
     taken = new.take_over("gated", dict(old.state_dict()))
 
     assert not {name for name in taken if ".of." in name}
@@ -172,8 +216,10 @@ def test_behind_another_gate_a_projection_begins_anew(change):
         ({"mode": "gate"}, "no plug 'gate': write one of none, gated, add, concat"),
         ({"gates": "unit"}, "no gates 'unit'"),
         ({"kinds": ("user", "user")}, "name each once"),
+        ({"gate": "matrix"}, "no gate 'matrix'"),
         ({"layers": ()}, "name at least one"),
-        ({"layers": (-1,)}, "from 0 on"),
+        ({"layers": (0, -2)}, "name each once, of 2 hidden"),
+        ({"layers": (-3,)}, "layer -3 is not there"),
         ({"gate_rank": 0}, "1 or more"),
         ({"layers": (2,)}, "layer 2 is not there: the model's tower has 2"),
         ({"kinds": ("users",)}, r"'users' is not with the examples, which carry user \(3\)"),

@@ -36,8 +36,9 @@ CONFIG = LearnerConfig(
 )
 ROWS = 60
 PLUGS = {
-    "gated": PlugConfig(gate_rank=4),
-    "a gate a kind": PlugConfig(gates="kind", gate_rank=None),
+    "gated": PlugConfig(),
+    "a gate a kind": PlugConfig(gates="kind"),
+    "a gate a unit": PlugConfig(gates="kind", gate="vector", gate_rank=4),
     "add": PlugConfig(mode="add"),
 }
 
@@ -274,7 +275,7 @@ class Elements(Mlp):
     [
         (Plain, r'no networks\.layers\.Tower.*or plug "concat" or "none"'),
         (Twins, "2 networks.layers.Tower: call the one that knowledge is added to `tower`"),
-        (Around, r"hidden layers \[0\] of its Tower were not passed through"),
+        (Around, r"hidden layers \[1\] of its Tower were not passed through"),
         (Elements, "not given one row an example"),
     ],
 )

@@ -114,7 +114,7 @@ def test_a_plug_reaches_every_task():
     made = learner(shape=KNOWING, plug=PlugConfig())
     made.learn(sample_batch(KNOWING))
 
-    assert made.plug.layers["0"].of["user_HW"].count_nonzero()
+    assert made.plug.layers["0"].of["user_WH"].count_nonzero()
 
 
 def test_examples_without_actions_are_refused_before_anything_is_learned():
