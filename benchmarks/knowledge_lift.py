@@ -31,9 +31,10 @@ from benchmarks.knowledge.history import with_history
 from benchmarks.knowledge.runs import Scores, extracted, served
 from benchmarks.knowledge.scores import DAY_MS, daily_auc, interval, log_loss, request_auc
 from benchmarks.knowledge.seeds import run_seeds
-from benchmarks.knowledge.stores import Aligned, Raw, Stores
+from benchmarks.knowledge.stores import Aligned, Raw, Stores, content
 from benchmarks.machine import report
 from keepstream.config import Config, load
+from knowledge_store.store import KnowledgeStore
 from stream.ids import hash_text
 
 EXAMPLES: Final = Path(__file__).parents[1] / "examples"
@@ -173,20 +174,16 @@ def by_scene(config: Config, *, also_site: bool) -> dict[str, Any]:
     return features
 
 
-def only_first_day(store: Any, root: Path, start: int) -> Any:
+def only_first_day(store: KnowledgeStore, root: Path, start: int) -> KnowledgeStore:
     """Return a store with the last generation of the first day alone."""
     first = [s for s in store.switches() if s.from_ms <= start + DAY_MS]
     chosen = first[-1]
-    with store.reader(chosen.generation) as reader:
-        kinds = reader.manifest.kinds
-        from knowledge_store.store import KnowledgeStore
-
-        static = KnowledgeStore(root, create=True)
-        with static.build(kinds) as build:
-            for name in kinds:
-                for ids, vectors in reader.scan(name):
-                    build.put(name, ids, vectors)
-            made = build.commit(trained_until_ms=reader.manifest.trained_until_ms, about={})
+    known = store.manifest(chosen.generation)
+    static = KnowledgeStore(root, create=True)
+    with static.build(known.kinds) as build:
+        for kind, (ids, vectors) in content(store, chosen.generation).items():
+            build.put(kind, ids, vectors)
+        made = build.commit(trained_until_ms=known.trained_until_ms, about={})
     static.activate(made.name, chosen.from_ms)
     return static
 

@@ -155,7 +155,7 @@ def slices(files: Sequence[File]) -> Figure:
 
 
 def switch(file: File) -> Figure:
-    """Draw the log loss over that of the scene alone, by the time since a switch."""
+    """Draw what a switch adds to the log loss of the same impressions, by the time since it."""
     found = file["summary"]
     figure, axes = plt.subplots(figsize=(6.4, 3.0))
     for arm, color in (("unaligned", RED), ("aligned", BLUE)):
@@ -165,7 +165,7 @@ def switch(file: File) -> Figure:
     axes.axvline(0, color=INK, linewidth=1, linestyle="--")
     axes.axhline(0, color=INK, linewidth=1)
     axes.set_xlabel("minutes since a switch of generations")
-    axes.set_ylabel("log loss over that\nof the scene alone")
+    axes.set_ylabel("log loss over that of the same\nimpressions without the switch")
     axes.legend()
     return figure
 

@@ -36,10 +36,13 @@ MEASURES: Final = {"auc": "daily", "log_loss": "daily_log_loss"}
 def options() -> argparse.ArgumentParser:
     """Return the parser."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--impressions", type=int, default=500_000, help="of all scenes (500000)")
+    parser.add_argument(
+        "--impressions", type=int, default=1_000_000, help="of all scenes (1000000)"
+    )
     parser.add_argument("--days", type=float, default=5.0, help="of event time, about (5)")
+    parser.add_argument("--drift-days", type=float, default=4.0, help="tastes turn round in (4)")
     parser.add_argument("--seeds", type=int, default=3, help="how many worlds (3)")
-    parser.add_argument("--refresh", type=seconds, default="1h", help="24h, 6h, 1h, 10m (1h)")
+    parser.add_argument("--refresh", type=seconds, default="2h", help="24h, 6h, 1h, 10m (2h)")
     parser.add_argument("--jobs", type=int, default=2, help="seeds at once (2)")
     parser.add_argument("--set", action="append", default=[], help="of the downstream: table.key=…")
     parser.add_argument("--set-extractor", action="append", default=[], help="of the extractor")
@@ -50,7 +53,7 @@ def options() -> argparse.ArgumentParser:
 
 def one_seed(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """Run a world's extractor and both arms; return figures by arm."""
-    write_world(world_of(args.seed, args.impressions, args.days), folder)
+    write_world(world_of(args.seed, args.impressions, args.days, args.drift_days), folder)
     seed = f"train.seed={args.seed}"
     site, down = load(SITE, [*args.set_extractor, seed]), load(SCENE, [*args.set, seed])
     start = start_of(folder, "at_ms")
@@ -129,6 +132,7 @@ def main() -> None:
         **found,
         impressions=args.impressions,
         days=args.days,
+        drift_days=args.drift_days,
         refresh=args.refresh,
         seeds=args.seeds,
         wall_s=round(time.perf_counter() - began, 1),

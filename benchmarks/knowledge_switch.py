@@ -1,17 +1,20 @@
 """What a switch of generations costs a running model, aligned to the last one and not.
 
-`python -m benchmarks.knowledge_switch` trains a scene's model three times on one log: without
-knowledge, with generations that are aligned to each other, and with the same ones as they would be
-without (each in a space of its own, as that of an extractor trained anew). ``jump`` is how the log
-loss, as served and less that of the model without knowledge on the same impressions, differs
-between the window after a switch and the one before it; means over switches and seeds, with 95 %
-intervals by Student's t. ``ratio`` is the aligned jump over the unaligned one: at or below 0 there
-is none. The curve is that difference by the time since a switch. The log is the simulated site of
-`knowledge_sim`, or with `--events` (and `--history`) a real one.
+`python -m benchmarks.knowledge_switch` trains a scene's model with knowledge, served and scored as
+it goes. The extractor's vectors are turned at random before each refresh, as those of an extractor
+that is trained anew would be, and the refresh has to align them. At some of the switches the same
+run is made twice more, all the same up to then: without that switch (the generation before stays
+in force), and with the new generation in a space of its own. ``jump`` is the log loss of the
+window after a switch, less that of the same impressions without the switch: a mean over switches
+and seeds, with a 95 % interval by Student's t. ``ratio`` is the aligned jump over the unaligned
+one: at or below 0 there is none, and the fresher generation is the better one at once. The curve
+is the same by the time since the switch. The log is the simulated site of `knowledge_sim`, or with
+`--events` (and `--history`) a real one.
 """
 
 import argparse
 import json
+import shutil
 import tempfile
 import time
 from collections.abc import Sequence
@@ -21,18 +24,26 @@ from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
 from benchmarks.knowledge.runs import Scores, extracted, served
 from benchmarks.knowledge.scores import DAY_MS, interval
 from benchmarks.knowledge.seeds import run_seeds
-from benchmarks.knowledge.stores import Aligned, Raw, Stores
+from benchmarks.knowledge.stores import Aligned, Stores, content, turned
 from benchmarks.knowledge.world import SCENE, SITE, SPARSE, world_of, write_world
 from benchmarks.knowledge_lift import EXAMPLES, prepare, seconds, start_of
 from benchmarks.machine import report, rounded
+from extractor.extraction import CLUSTER
 from keepstream.config import Config, load
+from knowledge_store.schedule import Switch
+from knowledge_store.store import KnowledgeStore
 
 ARMS: Final = ("unaligned", "aligned")
-BINS: Final = 24  # of the curve, over an interval's length around the switches
+BINS: Final = 24  # of the curve, from a switch to the next
+BEFORE: Final = 6  # of it, before the switch
+FROM_MS: Final = 2 * DAY_MS  # by then the model has learned to read what may be lost
 
 F64 = npt.NDArray[np.float64]
 I64 = npt.NDArray[np.int64]
@@ -48,6 +59,7 @@ def options() -> argparse.ArgumentParser:
     parser.add_argument("--days", type=float, default=4.0, help="simulated, about (4)")
     parser.add_argument("--refresh", type=seconds, default="6h", help="between switches (6h)")
     parser.add_argument("--window", type=seconds, default="1h", help="before and after (1h)")
+    parser.add_argument("--switches", type=int, default=4, help="looked at, a seed (4)")
     parser.add_argument("--seeds", type=int, default=2, help="how many (2)")
     parser.add_argument("--jobs", type=int, default=2, help="seeds at once (2)")
     parser.add_argument("--scene", default=SPARSE, help=f"the downstream's ({SPARSE})")
@@ -59,7 +71,7 @@ def options() -> argparse.ArgumentParser:
 
 
 def one_seed(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    """Run the extractor and the three models; return jumps and curves by arm."""
+    """Run the extractor, the model, and the model without and with another switch at some."""
     seed = f"train.seed={args.seed}"
     if args.events is None:
         write_world(world_of(args.seed, args.impressions, args.days), folder)
@@ -70,33 +82,74 @@ def one_seed(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
         start = start_of(folder)
     site = load(configs[0], [*args.set_extractor, seed])
     down = load(configs[1], [*args.set, seed])
-    stores: dict[str, Aligned | Raw] = {
-        "unaligned": Raw(folder / "unaligned", site, turned=True),
-        "aligned": Aligned(folder / "aligned", site),
-    }
-    view = Stores(site, {1000 * args.refresh: [*stores.values()]}).view
-    extracted(site, folder / "site.parquet", folder / "site", every_s=args.refresh, view=view)
-    none = run(down, folder, "none", "")
-    switches = [s.from_ms for s in stores["aligned"].store.switches()]
-    at = np.array([s for s in switches if s >= start + DAY_MS])  # by then there is what to lose
-    found: dict[str, Any] = {"switches": int(at.size)}
-    for arm, store in stores.items():
-        scores = run(down, folder, arm, str(store.store.root))
-        assert np.array_equal(scores.columns["at"], none.columns["at"])
-        excess = losses(scores) - losses(none)
-        found[arm] = {
-            "jumps": jumps(none.columns["at"], excess, at, 1000 * args.window).tolist(),
-            "curve": curve(none.columns["at"], excess, at, 1000 * args.refresh),
-            "log_loss": float(losses(scores)[scores.columns["at"] >= at[0]].mean()),
-        }
-    found["none"] = {"log_loss": float(losses(none)[none.columns["at"] >= at[0]].mean())}
+    every, rng = 1000 * args.refresh, np.random.default_rng(args.seed)
+    made = Aligned(folder / "store", site)
+    extracted(
+        site, folder / "site.parquet", folder / "site", every_s=args.refresh,
+        view=Stores(site, {every: [made]}, turn=rng).view,
+    )  # fmt: skip
+    aligned = run(down, folder / "scene.parquet", made.store.root, folder / "run")
+    end = int(aligned.columns["at"].max())
+    late = [s for s in made.store.switches() if start + FROM_MS <= s.from_ms <= end - every]
+    chosen = [late[k] for k in np.linspace(0, len(late) - 1, args.switches).round().astype(int)]
+    found: dict[str, Any] = {"verdicts": made.cost.verdicts, "loss": [], "jumps": {}, "curves": {}}
+    for number, switch in enumerate(dict.fromkeys(chosen)):
+        scene, copy = folder / f"scene-{number}.parquet", folder / f"store-{number}"
+        until(folder / "scene.parquet", scene, switch.from_ms + every)
+        shutil.copytree(made.store.root, copy)
+        store = KnowledgeStore(copy)
+        while store.rollback().from_ms >= switch.from_ms:
+            pass
+        without = run(down, scene, copy, folder / f"without-{number}")
+        in_its_own_space(store, switch, rng)
+        arms = {"unaligned": run(down, scene, copy, folder / f"own-{number}"), "aligned": aligned}
+        at, loss = by_time(without, 0, switch.from_ms + every)
+        since = at - switch.from_ms
+        window = (since >= 0) & (since < 1000 * args.window)
+        found["loss"].append(float(loss[window].mean()))
+        for arm, scores in arms.items():
+            same, other = by_time(scores, 0, switch.from_ms + every)
+            assert np.array_equal(at, same)  # the same impressions
+            more = other - loss
+            assert not more[since < 0].any()  # and bit for bit the same run, up to the switch
+            found["jumps"].setdefault(arm, []).append(float(more[window].mean()))
+            found["curves"].setdefault(arm, []).append(curve(since, more, every))
     return found
 
 
-def run(config: Config, folder: Path, arm: str, store: str) -> Scores:
-    """Train the scene's model, with the knowledge of a store unless it is ""."""
-    known = replace(config.knowledge, store=store, follow="history" if store else None)
-    return served(replace(config, knowledge=known), folder / "scene.parquet", folder / f"run-{arm}")
+def run(config: Config, events: Path, store: Path, scratch: Path) -> Scores:
+    """Train the scene's model with the knowledge of a store."""
+    known = replace(config.knowledge, store=str(store), follow="history")
+    return served(replace(config, knowledge=known), events, scratch)
+
+
+def until(events: Path, some: Path, end_ms: int) -> None:
+    """Write the events before ``end_ms``."""
+    table = pq.read_table(events)
+    at = table["at_ms" if "at_ms" in table.column_names else "impression_time"]
+    if pa.types.is_timestamp(at.type):
+        at = at.cast(pa.timestamp("ms"), safe=False)
+    pq.write_table(table.filter(pc.less(at.cast(pa.int64()), end_ms)), some)
+
+
+def in_its_own_space(store: KnowledgeStore, switch: Switch, rng: np.random.Generator) -> None:
+    """Put a generation's vectors in force as they would be had they not been aligned."""
+    known, rows = store.manifest(switch.generation), content(store, switch.generation)
+    vectors = {kind: each.astype(np.float32) for kind, (_, each) in rows.items()}
+    own = turned({kind: each for kind, each in vectors.items() if kind != CLUSTER}, rng)
+    with store.build(known.kinds) as build:
+        for kind, (ids, _) in rows.items():
+            build.put(kind, ids, own.get(kind, vectors[kind]))
+        made = build.commit(trained_until_ms=known.trained_until_ms, about={})
+    store.activate(made.name, switch.from_ms)
+
+
+def by_time(scores: Scores, begin: int, end: int) -> tuple[I64, F64]:
+    """Return times and log losses of the impressions of [begin, end), in an order of their own."""
+    c = scores.columns
+    order = np.lexsort((c["item"], c["request"], c["at"]))
+    order = order[(c["at"][order] >= begin) & (c["at"][order] < end)]
+    return c["at"][order], losses(scores)[order]
 
 
 def losses(scores: Scores) -> F64:
@@ -105,46 +158,34 @@ def losses(scores: Scores) -> F64:
     return np.asarray(-np.where(scores.label > 0, np.log(p), np.log1p(-p)))
 
 
-def jumps(at: I64, excess: F64, switches: I64, window_ms: int) -> F64:
-    """Return, of each switch, the mean of ``excess`` (n,) in the window after less that before."""
-    found = []
-    for switch in switches:
-        after = (at >= switch) & (at < switch + window_ms)
-        before = (at >= switch - window_ms) & (at < switch)
-        if after.any() and before.any():
-            found.append(excess[after].mean() - excess[before].mean())
-    return np.array(found)
-
-
-def curve(at: I64, excess: F64, switches: I64, every_ms: int) -> dict[str, list[float]]:
-    """Return sums and counts of ``excess`` by the time since a switch, half an interval around."""
-    since = at - switches[np.argmin(np.abs(at[:, None] - switches), axis=1)]
-    edges = np.linspace(-every_ms / 2, every_ms / 2, BINS + 1)
+def curve(since: I64, more: F64, every_ms: int) -> dict[str, list[float]]:
+    """Return sums and counts of ``more`` (n,) by the time since a switch."""
+    edges = np.arange(-BEFORE, BINS + 1) * every_ms / BINS
     return {
-        "sum": np.histogram(since, edges, weights=excess)[0].tolist(),
+        "sum": np.histogram(since, edges, weights=more)[0].tolist(),
         "count": np.histogram(since, edges)[0].tolist(),
     }
 
 
 def summary(seeds: Sequence[dict[str, Any]], refresh_s: int) -> dict[str, Any]:
     """Return jumps with their intervals over switches and seeds, and the curves."""
-    found: dict[str, Any] = {"switches": sum(each["switches"] for each in seeds)}
+    found: dict[str, Any] = {}
     width = refresh_s / BINS / 60
-    curves: dict[str, Any] = {"minutes": [width * (k + 0.5 - BINS / 2) for k in range(BINS)]}
+    curves: dict[str, Any] = {"minutes": [width * (k + 0.5) for k in range(-BEFORE, BINS)]}
     for arm in ARMS:
-        each = interval(np.concatenate([seed[arm]["jumps"] for seed in seeds])).to_json()
+        each = interval([jump for seed in seeds for jump in seed["jumps"][arm]]).to_json()
         found |= {f"jump_{arm}": each["mean"], f"jump_{arm}_interval": [each["low"], each["high"]]}
-        sums, counts = (
-            np.sum([seed[arm]["curve"][part] for seed in seeds], axis=0)
-            for part in ("sum", "count")
-        )
+        parts = [one for seed in seeds for one in seed["curves"][arm]]
+        sums, counts = (np.sum([one[key] for one in parts], axis=0) for key in ("sum", "count"))
         curves[arm] = [round(float(v), 6) for v in sums / np.maximum(counts, 1)]
-    found["ratio"] = rounded(found["jump_aligned"] / found["jump_unaligned"], 3)
-    found["log_loss"] = {
-        arm: round(float(np.mean([seed[arm]["log_loss"] for seed in seeds])), 5)
-        for arm in ("none", *ARMS)
+    return {
+        **found,
+        "ratio": rounded(found["jump_aligned"] / found["jump_unaligned"], 3),
+        "log_loss": round(float(np.mean([loss for seed in seeds for loss in seed["loss"]])), 5),
+        "switches": sum(len(seed["loss"]) for seed in seeds),
+        "verdicts": [seed["verdicts"] for seed in seeds],
+        "curve": curves,
     }
-    return {**found, "curve": curves}
 
 
 def main() -> None:
@@ -160,7 +201,7 @@ def main() -> None:
     if args.out is not None:
         args.out.write_text(json.dumps({"summary": found, "seeds": seeds}))
     for arm in ARMS:
-        print(f"{arm:>10}: log loss {found['log_loss'][arm]:.4f}  jump {found[f'jump_{arm}']:+.4f}")
+        print(f"{arm:>10}: log loss {found['log_loss']:.4f}, jump {found[f'jump_{arm}']:+.5f}")
     report(
         "knowledge_switch",
         **found,

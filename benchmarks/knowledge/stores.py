@@ -2,19 +2,36 @@
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from extractor.extract import extract
-from extractor.extraction import CLUSTER, Extraction
+from extractor.extraction import CLUSTER, ITEM, USER, Extraction
 from extractor.refresh import Refresher
 from keepstream.config import Config
 from keepstream.reading import feature_schema
 from knowledge_store.store import KnowledgeStore
+from knowledge_store.tables import Table
 from trainer.loop import Training
 from trainer.view import View
+
+U64 = npt.NDArray[np.uint64]
+F32 = npt.NDArray[np.float32]
+
+
+def content(store: KnowledgeStore, name: str) -> dict[str, tuple[U64, npt.NDArray[Any]]]:
+    """Return all ids (n,) and vectors (n, W) of a generation, by kind."""
+    found = {}
+    for kind in store.manifest(name).kinds.values():
+        table = Table(store.path(name) / kind.name, kind)
+        ids, vectors = zip(*table.scan(), strict=True)
+        found[kind.name] = np.concatenate(ids), np.concatenate(vectors)
+        table.close()
+    return found
 
 
 @dataclass
@@ -45,13 +62,42 @@ class Aligned:
         self._config = config
         self._refresher = Refresher(self.store, config.extractor, clock=time.monotonic)
 
-    def take(self, extraction: Extraction, from_ms: int, extract_s: float) -> None:
+    def take(
+        self, extraction: Extraction, from_ms: int, extract_s: float, training: Training
+    ) -> None:
         """Make a generation."""
         began = time.perf_counter()
-        whole = self._refresher.rebuild_due()
-        made = self._refresher.refresh(extraction, whole=whole, from_ms=from_ms)
+        window = training.metrics.glance()["window"] or {}
+        made = self._refresher.refresh(
+            extraction,
+            whole=self._refresher.rebuild_due(),
+            from_ms=from_ms,
+            loss=window.get("normalized_entropy"),
+            learned=training.metrics.examples,
+        )
         took = extract_s + time.perf_counter() - began
         self.cost.add(took, sum(made.changed.values()), made.verdict.decision.value)
+
+
+def turned(vectors: Mapping[str, F32], rng: np.random.Generator) -> dict[str, F32]:
+    """Return the vectors of kinds (n, W) as another training would have them: turned.
+
+    Users and items by one rotation, since only their products mean something; others by their own.
+    """
+    turns = {
+        name: np.linalg.qr(rng.normal(size=(each.shape[1], each.shape[1])))[0].astype(np.float32)
+        for name, each in vectors.items()
+    }
+    if ITEM in turns and USER in turns:
+        turns[USER] = turns[ITEM]
+    return {name: each @ turns[name] for name, each in vectors.items()}
+
+
+def turned_extraction(extraction: Extraction, rng: np.random.Generator) -> Extraction:
+    """Return an extraction with all its vectors `turned`."""
+    made = turned({name: each.vectors for name, each in extraction.kinds.items()}, rng)
+    kinds = {name: replace(each, vectors=made[name]) for name, each in extraction.kinds.items()}
+    return replace(extraction, kinds=kinds)
 
 
 class Raw:
@@ -68,18 +114,18 @@ class Raw:
         self._early_ms = early_ms
         self._clusters = np.zeros(0, np.int32)
 
-    def take(self, extraction: Extraction, from_ms: int, extract_s: float) -> None:
+    def take(
+        self, extraction: Extraction, from_ms: int, extract_s: float, training: Training
+    ) -> None:
         """Make a generation."""
+        if self._turned is not None:
+            extraction = turned_extraction(extraction, self._turned)
         kinds = {k.name: k for k in extraction.stored().values() if k.name != CLUSTER}
         until = extraction.at_ms - self._early_ms
         with self.store.build(kinds) as build:
-            for name, kind in kinds.items():
+            for name in kinds:
                 found = extraction.kinds[name]
-                vectors = found.vectors
-                if self._turned is not None and len(found):
-                    square = self._turned.normal(size=(kind.width, kind.width))
-                    vectors = vectors @ np.linalg.qr(square)[0].astype(np.float32)
-                build.put(name, found.ids, vectors)
+                build.put(name, found.ids, found.vectors)
             manifest = build.commit(trained_until_ms=until, about={})
         self.store.activate(manifest.name, from_ms - self._early_ms)
         self.cost.add(extract_s, sum(map(len, extraction.kinds.values())), "accept")
@@ -88,8 +134,15 @@ class Raw:
 class Stores:
     """Fills several stores from the views of one extractor's run."""
 
-    def __init__(self, config: Config, stores: Mapping[int, Sequence[Aligned | Raw]]) -> None:
-        """Fill ``stores``, by their interval in ms."""
+    def __init__(
+        self,
+        config: Config,
+        stores: Mapping[int, Sequence[Aligned | Raw]],
+        *,
+        turn: np.random.Generator | None = None,
+    ) -> None:
+        """Fill ``stores``, by their interval in ms; ``turn``: each time from another space."""
+        self._turn = turn
         self._config = config
         self._schema = feature_schema(config)
         self._stores = stores
@@ -107,6 +160,8 @@ class Stores:
             self._schema, self._config.state, training.learner, view, self._config.extractor,
             everybody=True,
         )  # fmt: skip
+        if self._turn is not None:
+            extraction = turned_extraction(extraction, self._turn)
         took = time.perf_counter() - began
         for one in due:
-            one.take(extraction, view.at_ms + self._lag_ms, took)
+            one.take(extraction, view.at_ms + self._lag_ms, took, training)

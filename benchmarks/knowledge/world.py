@@ -17,10 +17,14 @@ _SLOTS: Final = 64  # more than a slate has
 _PER_REQUEST: Final = 8.5  # mean of the world's slates of 5 to 12
 
 
-def world_of(seed: int, impressions: int, days: float) -> World:
+def world_of(
+    seed: int, impressions: int, days: float, drift_days: float = WorldConfig.drift_days
+) -> World:
     """Return the world of a seed, of so many impressions over about so many days."""
     per_s = impressions / _PER_REQUEST / (days * DAY_MS / 1000)
-    return World(WorldConfig(seed=seed, impressions=impressions, requests_per_s=per_s))
+    return World(
+        WorldConfig(seed=seed, impressions=impressions, requests_per_s=per_s, drift_days=drift_days)
+    )
 
 
 def write_world(world: World, folder: Path) -> None:

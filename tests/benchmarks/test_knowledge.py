@@ -7,12 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmarks.knowledge.scores import interval, request_auc
+from benchmarks.knowledge.stores import turned
 from benchmarks.knowledge.world import SPARSE, world_of, write_world
 from benchmarks.knowledge_sim import share
-from benchmarks.knowledge_switch import BINS, curve, jumps
-
-SWITCHES = np.array([10_000, 20_000])
-AT = np.arange(0, 30_000, 10)
+from benchmarks.knowledge_switch import BEFORE, BINS, curve
 
 
 @given(
@@ -61,24 +59,35 @@ def test_a_share_that_differs_by_day_is_uncertain():
     assert found.low < 0 < 1 < found.high
 
 
-def test_a_jump_is_what_is_lost_at_a_switch_and_no_trend():
-    """A loss of 3 for a while after each switch, upon a level that is there all the time."""
-    after = (AT - SWITCHES[:, None] >= 0) & (AT - SWITCHES[:, None] < 2_000)
-    excess = 0.5 + 3.0 * after.any(axis=0)
+def test_a_curve_has_what_is_lost_by_the_time_since_a_switch():
+    """Nothing before it; after it twice as much as later on."""
+    since = np.arange(-30, 100)
+    more = np.where(since < 0, 0.0, np.where(since < 50, 2.0, 1.0))
+    found = curve(since, more, 96)
 
-    assert [3.0, 3.0] == jumps(AT, excess, SWITCHES, 1_000).tolist()
-    assert [1.5, 1.5] == jumps(AT, excess, SWITCHES, 4_000).tolist()
-    assert [0.0, 0.0] == jumps(AT, np.full(AT.size, 0.5), SWITCHES, 1_000).tolist()
+    half, counts = BINS // 2, np.array(found["count"])
+    expected = [0.0] * BEFORE + [2.0] * half
+    means = np.array(found["sum"]) / counts
+    assert [4] * (BEFORE + BINS - 1) == counts[:-1].tolist()
+    assert expected == means[: BEFORE + half].tolist()
+    assert 1.0 == means[-1]
 
 
-def test_a_curve_has_the_loss_by_the_time_since_the_nearest_switch():
-    """The switch lies between its two middle bins."""
-    excess = (AT >= 10_000).astype(float) * (AT < 12_400) + (AT >= 20_000) * (AT < 22_400)
-    found = curve(AT, excess, SWITCHES, 9_600)
+def test_what_is_turned_says_the_same_of_users_and_items_and_is_read_as_another():
+    """Only products of users and items mean something: those must not tell a turn."""
+    rng = np.random.default_rng(0)
+    vectors = {
+        kind: rng.normal(size=(50, width)).astype(np.float32)
+        for kind, width in (("item", 8), ("item_state", 16), ("user", 8))
+    }
+    other = turned(vectors, rng)
 
-    half = BINS // 2
-    means = np.array(found["sum"]) / found["count"]
-    assert [0.0] * half + [1.0] * (half // 2) + [0.0] * (half // 2) == means.tolist()
+    assert vectors["user"] @ vectors["item"].T == pytest.approx(
+        other["user"] @ other["item"].T, abs=1e-4
+    )
+    for kind, each in vectors.items():
+        norms = np.linalg.norm(each, axis=1) * np.linalg.norm(other[kind], axis=1)
+        assert abs(np.mean((each * other[kind]).sum(axis=1) / norms)) < 0.5, kind
 
 
 def test_a_world_is_written_whole_with_its_truth(tmp_path):
