@@ -1,7 +1,6 @@
 """The plug: frozen knowledge added to a model's hidden layers, without touching its tensors."""
 
-# B examples, W width of the kinds used, X width into a layer, H width of the layer, R gates' rank,
-# J gates
+# B examples, W width of the kinds used, X width into a layer, H width of the layer, R gates' rank
 
 import math
 import threading
@@ -12,7 +11,6 @@ from typing import Final
 import torch
 from torch import Tensor, nn
 
-from networks.gate import gated_sum
 from networks.inputs import Inputs
 from networks.layers import Tower
 from networks.plug_config import PlugConfig, PlugError
@@ -124,22 +122,18 @@ class PlugLayer(nn.Module):
         """Stand beside a layer from ``width`` to ``hidden``."""
         super().__init__()
         self.kinds = dict(kinds)
-        self.gated = config.mode == "gated"
-        one = config.gates == "layer"
-        self.groups = [sum(kinds.values())] if one else [*kinds.values()]  # widths behind a gate
         self.of = nn.ParameterDict()
         for kind, each in kinds.items():  # one by one, for torch would sort them
             self.of[f"{kind}_WH"] = nn.Parameter(torch.empty(each, hidden))
         self.narrow: nn.Linear | None = None
         self.gates = nn.ModuleDict()
-        if not self.gated:
-            return
-        rank = config.gate_rank if config.gate == "vector" else None
-        if rank is not None:
-            self.narrow = nn.Linear(width, rank, bias=False)
-        self.scalar = config.gate == "scalar"
-        for gate in [""] if one else kinds:
-            self.gates[f"gate_{gate}"] = nn.Linear(rank or width, 1 if self.scalar else hidden)
+        if config.mode == "gated":
+            rank = config.gate_rank if config.gate == "vector" else None
+            if rank is not None:
+                self.narrow = nn.Linear(width, rank, bias=False)
+            units = hidden if config.gate == "vector" else 1
+            for gate in kinds if config.gates == "kind" else [""]:
+                self.gates[f"gate_{gate}"] = nn.Linear(rank or width, units)
 
     def begin(self, generator: torch.Generator) -> None:
         """Draw the gates, as torch does; set the projections to zero."""
@@ -162,20 +156,23 @@ class PlugLayer(nn.Module):
         return shared.union(*(names for names in by_kind.values() if names <= fits))
 
     def forward(self, x_BX: Tensor, pre_BH: Tensor, knowledge_BW: Tensor) -> Tensor:
-        """Return (B, H) ``pre_BH`` with the kinds' vectors, side by side, projected and added."""
-        of = [*self.of.values()]
-        if not self.gated:
-            return torch.addmm(pre_BH, knowledge_BW, torch.cat(of))
-        gates = [gate for gate in self.gates.values() if isinstance(gate, nn.Linear)]
-        if self.scalar:
-            numbers = [(gate.weight, gate.bias) for gate in gates]
-            return gated_sum(pre_BH, x_BX, knowledge_BW, self.groups, numbers, of)
+        """Return (B, H) ``pre_BH`` with the kinds' vectors, side by side, projected and added.
+
+        Of torch's own operations, and few: its backward pass over them leaves the interpreter to
+        the thread that reads, where one written out in Python takes turns with it.
+        """
+        of_WH = torch.cat([*self.of.values()])
+        if not self.gates:
+            return torch.addmm(pre_BH, knowledge_BW, of_WH)
         x_BX = x_BX.detach()
         x_BR = x_BX if self.narrow is None else self.narrow(x_BX)
-        vectors = torch.split(knowledge_BW, self.groups, dim=1)
-        projections = torch.split(torch.cat(of), self.groups)
+        gates = [gate(x_BR).sigmoid() for gate in self.gates.values()]  # (B, 1) or (B, H) each
+        if len(gates) == 1:
+            return torch.addcmul(pre_BH, gates[0], knowledge_BW @ of_WH)
+        widths = [*self.kinds.values()]
+        vectors, projections = torch.split(knowledge_BW, widths, 1), torch.split(of_WH, widths)
         for gate, k_BW, p_WH in zip(gates, vectors, projections, strict=True):
-            pre_BH = torch.addcmul(pre_BH, gate(x_BR).sigmoid(), k_BW @ p_WH)
+            pre_BH = torch.addcmul(pre_BH, gate, k_BW @ p_WH)
         return pre_BH
 
 

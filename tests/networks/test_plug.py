@@ -4,7 +4,6 @@ from dataclasses import replace
 import pytest
 import torch
 
-from networks.gate import gated_sum
 from networks.inputs import Inputs
 from networks.layers import Tower
 from networks.plug import Plug, find_tower
@@ -86,26 +85,6 @@ def test_an_ungated_plug_only_adds():
 
     with plug.fed(given):
         torch.testing.assert_close(tower(given.numbers_BD), torch.relu(second(torch.relu(pre_BH))))
-
-
-@pytest.mark.parametrize("count", [1, 2])
-def test_the_backward_pass_of_the_gates_is_the_formulas_own(count):
-    """It is written out, and nothing else would tell that it teaches something slightly wrong."""
-    torch.manual_seed(0)
-
-    def drawn(*shape):
-        return torch.randn(*shape, dtype=torch.float64, requires_grad=True)
-
-    x_BX, knowledge_BW = drawn(6, 9).detach(), drawn(6, 7).detach()
-    weights = [*(drawn(1, 9) for _ in range(count)), *(drawn(1) for _ in range(count))]
-
-    def summed(pre_BH, *given):
-        gates = [*zip(given[:count], given[count : 2 * count], strict=True)]
-        return gated_sum(
-            pre_BH.clone(), x_BX, knowledge_BW, ([7], [3, 4])[count - 1], gates, given[2 * count :]
-        )
-
-    assert torch.autograd.gradcheck(summed, (drawn(6, 5), *weights, drawn(3, 5), drawn(4, 5)))
 
 
 def test_a_gate_teaches_nothing_to_what_it_looks_at():
