@@ -113,7 +113,7 @@ def one_seed(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
         ):
             if name in arms:
                 stores[name] = made()
-        view = Stores(site, {every: list(stores.values())}).view
+        view = Stores(site, {every: list(stores.values())}, not_before_ms=start - every).view
         began = time.perf_counter()
         found = extracted(
             site, folder / "site.parquet", mine / "site",

@@ -140,9 +140,14 @@ class Stores:
         stores: Mapping[int, Sequence[Aligned | Raw]],
         *,
         turn: np.random.Generator | None = None,
+        not_before_ms: int = 0,
     ) -> None:
-        """Fill ``stores``, by their interval in ms; ``turn``: each time from another space."""
+        """Fill ``stores``, by their interval in ms; ``turn``: each time from another space.
+
+        No generation is made as of a time before ``not_before_ms``: nobody would look it up.
+        """
         self._turn = turn
+        self._not_before_ms = not_before_ms
         self._config = config
         self._schema = feature_schema(config)
         self._stores = stores
@@ -153,7 +158,7 @@ class Stores:
         due = [
             one for every, some in self._stores.items() if not view.at_ms % every for one in some
         ]
-        if not due:
+        if not due or view.at_ms < self._not_before_ms:
             return
         began = time.perf_counter()
         extraction = extract(
