@@ -125,6 +125,7 @@ class PlugLayer(nn.Module):
         self.of = nn.ParameterDict()
         for kind, each in kinds.items():  # one by one, for torch would sort them
             self.of[f"{kind}_WH"] = nn.Parameter(torch.empty(each, hidden))
+        self._of = tuple(self.of.values())  # asked for at every step, and slow to ask for
         self.narrow: nn.Linear | None = None
         self.gates = nn.ModuleDict()
         if config.mode == "gated":
@@ -161,7 +162,7 @@ class PlugLayer(nn.Module):
         Of torch's own operations, and few: its backward pass over them leaves the interpreter to
         the thread that reads, where one written out in Python takes turns with it.
         """
-        of_WH = torch.cat([*self.of.values()])
+        of_WH = torch.cat(self._of)
         if not self.gates:
             return torch.addmm(pre_BH, knowledge_BW, of_WH)
         x_BX = x_BX.detach()
