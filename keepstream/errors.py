@@ -1,7 +1,7 @@
 """Which errors the command line tells in one line, and with which exit code."""
 
 from extractor.errors import ExtractorError
-from keepstream.commands.command import UsageError
+from keepstream.commands.command import SimulatorFailed, UsageError
 from keepstream.config import ConfigError
 from knowledge_store.errors import (
     BaseTrainedLater,
@@ -67,5 +67,6 @@ KNOWN_ERRORS = (  # exit code 1: it was tried, and failed
     NewerExamples,
     NotDeadLetters,
     OSError,
+    SimulatorFailed,
     TrainingDiverged,
 )

@@ -17,6 +17,10 @@ class UsageError(Exception):
     """A command was called in a way it cannot serve; exit code 2."""
 
 
+class SimulatorFailed(Exception):
+    """The simulator that a command had started ended before it had begun; exit code 1."""
+
+
 @dataclass(frozen=True)
 class Command:
     """One command of the command line."""

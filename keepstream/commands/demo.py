@@ -4,10 +4,11 @@ import argparse
 import shutil
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import TextIO
 
-from keepstream.commands.command import Command, UsageError, say
+from keepstream.commands.command import Command, SimulatorFailed, UsageError, say
 from keepstream.commands.training import train_and_tell
 from keepstream.config import load
 from keepstream.inputs import Bounded, opener
@@ -140,12 +141,16 @@ def demo(args: argparse.Namespace, out: TextIO) -> int:
 
 
 def _wait_for_topics(writer: "subprocess.Popen[bytes]", log: Path, topics: tuple[str, ...]) -> None:
-    while not all((log / topic / "topic.json").exists() for topic in topics):
-        try:
+    """Return once all topics are there. Raises `SimulatorFailed` where it ended before that."""
+
+    def are_there() -> bool:
+        return all((log / topic / "topic.json").exists() for topic in topics)
+
+    while not are_there():
+        with suppress(subprocess.TimeoutExpired):
             writer.wait(0.05)
-        except subprocess.TimeoutExpired:
-            continue
-        raise UsageError(_failure(writer))
+            if not are_there():  # it may have made them within these 50 ms
+                raise SimulatorFailed(_failure(writer))
 
 
 def _failure(writer: "subprocess.Popen[bytes]") -> str:

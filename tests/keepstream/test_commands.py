@@ -144,19 +144,41 @@ def test_the_demo_deletes_what_a_demo_wrote_and_nothing_else(tmp_path):
     assert not (tmp_path / "demo" / "log" / "stray").exists()
 
 
+def demo_without_its_simulator(folder, begun):
+    """Return what a demo says whose simulator is stopped once ``begun`` of its folder is true."""
+    call = ("--folder", folder, "--impressions", 100_000, "--seconds", 300, "--json", "--quiet")
+    with started("demo", *call) as process:
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+        while process.poll() is None and not (children.read_text() and begun(folder)):
+            passes(process, 0.05)
+        os.kill(int(children.read_text().split()[0]), signal.SIGTERM)
+        out, err = process.communicate(timeout=60)
+    return process.returncode, out, err
+
+
 def test_a_simulator_that_fails_midway_fails_the_demo(tmp_path):
     """Half a world looks like a whole one in the report: it must be said."""
-    call = ("--folder", tmp_path, "--impressions", 100_000, "--seconds", 300, "--json")
-    with started("demo", *call, "--quiet") as process:
-        while not list(tmp_path.glob("log/impressions/0/*.log")) and process.poll() is None:
-            passes(process, 0.05)
-        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text()
-        os.kill(int(children.split()[0]), signal.SIGTERM)
-        out, err = process.communicate(timeout=60)
 
-    assert 1 == process.returncode, err
+    def half(folder):
+        topics = [folder / "log" / name / "topic.json" for name in ("impressions", "feedback")]
+        written = [*folder.glob("log/impressions/0/*.log")]
+        return all(map(Path.exists, topics)) and sum(log.stat().st_size for log in written)
+
+    code, out, err = demo_without_its_simulator(tmp_path, half)
+
+    assert 1 == code, err
     assert "the simulator failed (exit code -15)" in err
+    assert "What it had written was learned" in err
     assert 1 == len(out.splitlines())
+
+
+def test_a_simulator_that_never_begins_fails_the_demo(tmp_path):
+    """It is no wrong call: nothing the user gave was at fault."""
+    code, out, err = demo_without_its_simulator(tmp_path, lambda folder: True)
+
+    assert 1 == code, err
+    assert "the simulator failed (exit code -15)" in err
+    assert "SimulatorFailed" in out
 
 
 @pytest.fixture(scope="module")
