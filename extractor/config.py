@@ -20,7 +20,7 @@ class ExtractorConfig:
     clusters: int = 32  # where there is no category: as many as a site has sections
     active_h: float | None = 72.0  # event time; who was not seen since keeps the vector there is
     max_entities: int = 1_000_000  # of a kind, the latest seen first: 0.4 GB with item states
-    max_pairs: int = 2_000_000  # users × categories, the latest users first: 0.15 GB
+    max_pairs: int = 2_000_000  # users × categories, the latest users first: 0.15 GB; 0: none
     refresh_every_s: float | None = None  # event time; None: at the end of what is read
     time_limit_s: float | None = None  # of training in one refresh, wall time; None: all there is
     lag_s: float = 30.0  # what a refresh may take: a backfill's generations count from then on

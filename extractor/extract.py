@@ -86,7 +86,7 @@ def extract(
         }
     about = {"items": len(items), "users": len(users), "steps": learner.steps}
     found = Extraction(at_ms=view.at_ms, kinds=kinds, about=about)
-    if learner.network.interaction is None:
+    if learner.network.interaction is None or not config.max_pairs:
         return found
     if not config.category:
         return replace(

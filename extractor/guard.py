@@ -4,6 +4,7 @@ A network reads a new generation the moment it is activated. What the guard sees
 that the refresh has at hand; what it says are sentences for whoever finds the switch not made.
 """
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
@@ -27,7 +28,7 @@ class GuardConfig:
     max_coverage_loss: float = 0.2  # share of the last one's coverage that may be lost
     max_shrink: float = 0.5  # share of the last one's vectors that may be gone
     min_fitted: float = 2.0  # entities for each dimension of a rotation; fewer fit by chance
-    max_loss_rise: float = 0.02  # relative, of the extractor's log loss against the last one's
+    max_loss_rise: float = 0.02  # relative, of the extractor's log loss, beyond what chance does
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +54,16 @@ class Report:
     kinds: tuple[KindReport, ...]
     loss: float | None = None  # log loss over the mean click's, on events not learned before
     loss_before: float | None = None  # of the last generation's extractor
+    clicks: int | None = None  # that ``loss`` was measured on; None: so many that chance is small
+    clicks_before: int | None = None
+
+    def chance(self) -> float:
+        """Return how much, relatively, two losses differ for having been measured on few clicks.
+
+        A quiet hour's loss is that of a few clicks: 1/√clicks is about two standard deviations.
+        """
+        counts = (self.clicks, self.clicks_before)
+        return math.sqrt(sum(1.0 / max(n, 1) for n in counts if n is not None))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,7 +105,7 @@ class Guard:
                 f"The extractor's normalised log loss is {report.loss}: it has diverged.",
             )
         elif report.loss_before is not None:
-            bound = report.loss_before * (1.0 + self._config.max_loss_rise)
+            bound = report.loss_before * (1.0 + self._config.max_loss_rise + report.chance())
             if not report.loss <= bound:
                 yield (
                     Decision.HOLD,
@@ -109,7 +120,7 @@ class Guard:
                 Decision.REFUSE,
                 f"{report.not_finite:,} {report.kind} vectors are not finite numbers.",
             )
-        if report.vectors < 1:
+        if report.vectors < 1 and report.least_coverage:
             yield Decision.REFUSE, f"There is no {report.kind} vector."
         elif not report.vectors >= least:
             yield (

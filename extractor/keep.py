@@ -24,6 +24,7 @@ from networks.shape import ModelShape
 from trainer.models import ModelFactory
 
 SCALE: Final = 3.0  # of the bilinear score × √W: first steps of a useful size; 1 learns as much
+LEAK: Final = 0.1  # of an interaction's units below zero
 PAIR_UNITS: Final = 32  # of what is explained away: a small network is enough
 TERMS: Final = 5  # what a task weighs beside the products: three biases, pair and interaction
 
@@ -57,7 +58,8 @@ class SideTower(nn.Module):
 class Interaction(nn.Module):
     """What a user's history says of a category: DIN's attention (Zhou et al., KDD 2018), deepened.
 
-    ``relu(W [a, q, a ⊙ q] + b)`` with q the query and a the history as q attends to it.
+    ``f(W [a, q, a ⊙ q] + b)`` with q the query and a the history as q attends to it; f is a leaky
+    ReLU, for a unit that has died would be the same for everybody, for good.
     """
 
     def __init__(self, embedding: int, units: int, width: int) -> None:
@@ -70,9 +72,8 @@ class Interaction(nn.Module):
     def vectors(self, query_BE: Tensor, keys_BLE: Tensor) -> Tensor:
         """Return the vectors (B, I)."""
         attended_BE = self.attention(query_BE, keys_BLE)
-        return torch.relu(
-            self.hidden(torch.cat([attended_BE, query_BE, attended_BE * query_BE], 1))
-        )
+        asked_BX = torch.cat([attended_BE, query_BE, attended_BE * query_BE], 1)
+        return nn.functional.leaky_relu(self.hidden(asked_BX), LEAK)
 
     def forward(self, query_BE: Tensor, keys_BLE: Tensor) -> Tensor:
         """Return their share of the logit (B,)."""

@@ -134,6 +134,7 @@ class Refresher:
         from_ms: int | None = None,
         began: float | None = None,
         loss: float | None = None,
+        clicks: int | None = None,
         learned: int | None = None,
         about: Mapping[str, Any] | None = None,
     ) -> Refreshed:
@@ -145,7 +146,7 @@ class Refresher:
         such entities keep the vectors that they have. It is in force from ``from_ms`` (event time);
         without one, from as long after its time as it has taken since ``began`` (by the clock), and
         not before the wall's time. ``loss`` is the model's normalised log loss on what it had not
-        learned; ``learned`` the examples it has learned: while they double from one generation to
+        learned, ``clicks`` of them; ``learned`` the examples it has learned: while they double from one generation to
         the next it is young, and may drift. ``about`` is kept in the manifest.
         Raises `KindsDiffer`, and what the store raises.
         """
@@ -164,7 +165,9 @@ class Refresher:
                 broken = Verdict(decision=Decision.REFUSE, reasons=(str(error),))
                 return self._refused(broken, steps)
             with steps("judge"):
-                report = self._report(found, last, whole or last is None, loss)
+                report = replace(
+                    self._report(found, last, whole or last is None), loss=loss, clicks=clicks
+                )
                 young = last is not None and _is_young(learned, last.about.get("learned"))
                 verdict = self._guard.judge(_without_drift(report) if young else report)
             if verdict.decision is Decision.REFUSE:
@@ -177,6 +180,7 @@ class Refresher:
                 "fitted": dict(found.space.fitted),
                 "changed": {name: int(k.changed.sum()) for name, k in found.vectors.items()},
                 "loss": loss,
+                "clicks": clicks,
                 "learned": learned,
                 "config": self._digest,
                 "seconds": {step: round(s, 3) for step, s in steps.seconds.items()},
@@ -198,7 +202,7 @@ class Refresher:
             seconds=steps.seconds,
         )
 
-    def _report(self, found: Aligned, last: Last | None, whole: bool, loss: float | None) -> Report:
+    def _report(self, found: Aligned, last: Last | None, whole: bool) -> Report:
         """Return what the guard judges by."""
         kinds = []
         for name, kind in found.vectors.items():
@@ -218,8 +222,12 @@ class Refresher:
                     coverage_before=kind.share(kind.present) if drifts else None,
                 )
             )
-        loss_before = None if last is None else last.about.get("loss")
-        return Report(kinds=tuple(kinds), loss=loss, loss_before=loss_before)
+        before = {} if last is None else last.about
+        return Report(
+            kinds=tuple(kinds),
+            loss_before=before.get("loss"),
+            clicks_before=before.get("clicks"),
+        )
 
     def _build(
         self, found: Aligned, base: Last | None, said: dict[str, Any], about: Mapping[str, Any]

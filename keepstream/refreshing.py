@@ -202,12 +202,14 @@ class Refreshing:
             )
             extract_s = time.monotonic() - began
             figures = training.metrics.glance()
+            window = figures["window"] or {}
             refreshed = self._refresher.refresh(
                 extraction,
                 whole=whole,
                 from_ms=from_ms,
                 began=began,
-                loss=(figures["window"] or {}).get("normalized_entropy"),
+                loss=window.get("normalized_entropy"),
+                clicks=window.get("clicks"),
                 learned=training.metrics.examples,
                 about={
                     "metrics": {key: figures.get(key) for key in _FIGURES},

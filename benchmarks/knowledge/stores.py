@@ -73,6 +73,7 @@ class Aligned:
             whole=self._refresher.rebuild_due(),
             from_ms=from_ms,
             loss=window.get("normalized_entropy"),
+            clicks=window.get("clicks"),
             learned=training.metrics.examples,
         )
         took = extract_s + time.perf_counter() - began

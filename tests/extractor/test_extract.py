@@ -280,6 +280,15 @@ def test_only_who_was_seen_lately_is_extracted(tmp_path):
     assert whole.kinds["interaction"].of >= whole.kinds["interaction"].seen.sum()
 
 
+@pytest.mark.parametrize("category", ["section", ""])
+def test_without_pairs_there_is_no_interaction(tmp_path, category):
+    """Users × categories may be more than a store is to hold: then there is no such kind."""
+    found = Run(settings(category=category), tmp_path).extract(max_pairs=0)
+    clustered = found.with_clusters(np.zeros(len(found.kinds["item"]), np.int32))
+
+    assert {"item", "item_state", "user"} == found.kinds.keys() == clustered.kinds.keys()
+
+
 def test_entities_come_with_how_often_they_were_seen(run):
     """An alignment is fitted on settled entities alone."""
     found = run.extract()

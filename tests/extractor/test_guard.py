@@ -134,6 +134,33 @@ def test_a_better_generation_is_never_judged_worse(cosine, coverage, vectors, fi
         assert order.index(after) <= before
 
 
+def test_a_quiet_hours_loss_is_not_held_against_a_generation():
+    """Forty clicks give a loss that is off by a tenth and more; forty thousand do not."""
+    rise = {"loss": 0.345, "loss_before": 0.3}  # by 15 %
+
+    def with_clicks(clicks, before):
+        report = Report(kinds=(SOUND,), **rise, clicks=clicks, clicks_before=before)
+        return Guard(GuardConfig(max_loss_rise=0.1)).judge(report).decision
+
+    assert HOLD == with_clicks(None, None)
+    assert HOLD == with_clicks(40_000, 40_000)
+    assert ACCEPT == with_clicks(40, 40_000)
+    assert ACCEPT == with_clicks(40_000, 40)
+
+
+def test_a_wreck_is_held_however_few_clicks_tell_of_it():
+    """Chance makes a loss differ by so much, and not by any amount."""
+    report = Report(kinds=(SOUND,), loss=0.9, loss_before=0.3, clicks=40, clicks_before=40)
+
+    assert HOLD == Guard().judge(report).decision
+
+
+def test_there_may_be_no_vector_of_a_kind_that_few_have():
+    """On a site's first day nobody has clicked anything: there is no interaction, and no fault."""
+    assert ACCEPT == judged(FIRST, vectors=0, coverage=0.0, least_coverage=False).decision
+    assert REFUSE == judged(FIRST, vectors=0).decision
+
+
 def test_reasons_are_sentences():
     """They go to a terminal and into a manifest as they are."""
     verdict = judged(

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from extractor.config import ExtractorConfig
-from extractor.keep import Keep, keep_factory
+from extractor.keep import LEAK, Keep, keep_factory
 from extractor.sides import Sides
 from networks.inputs import Inputs
 from networks.shape import ModelShape
@@ -106,14 +106,15 @@ def test_the_logit_is_the_sum_of_its_parts():
 
 
 def test_an_interaction_is_of_the_attended_history():
-    """relu(W [a, q, a * q] + b): without a history it says what the query alone says."""
+    """f(W [a, q, a * q] + b): without a history it says what the query alone says."""
     torch.manual_seed(0)
     part = Keep(SHAPE, extractor=FIELDS).interaction
     query, keys = torch.randn(3, 8), torch.randn(3, 4, 8)
     keys[0] = 0
     attended = part.attention(query, keys)
 
-    expected = torch.relu(part.hidden(torch.cat([attended, query, attended * query], 1)))
+    hidden = part.hidden(torch.cat([attended, query, attended * query], 1))
+    expected = torch.where(hidden > 0, hidden, LEAK * hidden)
 
     torch.testing.assert_close(part.vectors(query, keys), expected)
     assert not attended[0].any()

@@ -183,6 +183,26 @@ def test_a_broken_generation_is_refused_and_nothing_is_written(site, store, brok
     assert FIRST == store.current().generation
 
 
+def test_a_kind_that_nobody_has_yet_is_no_fault(site, store):
+    """Before the first click there is no interaction: the generation is made, and the next has."""
+    found = site.extraction(1_000, clusters=True)
+    nobody = found.kinds["user"]
+    blank = replace(
+        nobody, ids=nobody.ids[:0], vectors=nobody.vectors[:0, :4], seen=nobody.seen[:0], of=100
+    )
+    some = replace(nobody, vectors=nobody.vectors[:, :4].copy())
+    first = refresher(store).refresh(
+        replace(found, kinds={**found.kinds, "interaction": blank}, pairs=None)
+    )
+    made = refresher(store).refresh(
+        replace(found, at_ms=2_000, kinds={**found.kinds, "interaction": some}, pairs=None)
+    )
+
+    assert [Decision.ACCEPT] * 2 == [first.verdict.decision, made.verdict.decision], made.verdict
+    assert [0, len(nobody)] == [m.manifest.counts["interaction"] for m in (first, made)]
+    assert looked_up(store, SECOND, "interaction", nobody.ids).any()
+
+
 def test_a_loss_that_has_blown_up_is_held(site, store):
     """Vectors may look as before while the model that gave them has lost its way."""
     refresher(store).refresh(site.extraction(1_000), loss=0.9)
@@ -190,6 +210,15 @@ def test_a_loss_that_has_blown_up_is_held(site, store):
 
     assert Decision.HOLD == made.verdict.decision
     assert "log loss" in made.verdict.reasons[0]
+
+
+def test_a_quiet_hours_loss_is_not_taken_for_a_wreck(site, store):
+    """At night a loss is that of a few clicks, and the hours of a day must still have vectors."""
+    refresher(store).refresh(site.extraction(1_000), loss=0.9, clicks=2_000)
+    made = refresher(store).refresh(site.extraction(2_000), loss=1.1, clicks=30)
+    wreck = refresher(store).refresh(site.extraction(3_000), loss=1.8, clicks=30)
+
+    assert [Decision.ACCEPT, Decision.HOLD] == [m.verdict.decision for m in (made, wreck)]
 
 
 def test_a_young_model_may_drift_and_an_old_one_may_not(site, store):
