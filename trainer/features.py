@@ -79,7 +79,8 @@ class Features:
         self._history = ClickHistory(schema.history, max_users=self._config.max_users)
         self._rate = ClickRate()
         self._statistics = [
-            KeyStatistics(s.half_lives_h, age=s.age, max_keys=most) for s in schema.statistics
+            KeyStatistics(s.half_lives_h, age=s.age, max_keys=most, held_s=s.held_s)
+            for s in schema.statistics
         ]
         self._items = KeyStatistics((), age=True, max_keys=most)  # when items were first seen
         keys = len(self._statistics)  # of the last moment, which does not count yet:

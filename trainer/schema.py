@@ -33,6 +33,7 @@ class Statistic:
     key: tuple[str, ...]  # parts: built-in ids, last_click or id features of the event
     half_lives_h: tuple[float, ...] = (0.5, 3.0, 12.0, 48.0)  # the hour, the day, and what lasts
     age: bool = True  # how long the key has been known: what is new behaves differently
+    held_s: float | None = None  # read as of the last multiple of it (event time); None: of now
 
     @property
     def name(self) -> str:
@@ -239,7 +240,11 @@ class FeatureSchema:
     @property
     def digest(self) -> str:
         """32 hex digits that are equal for equal schemas, however they were written."""
-        return xxh3_128_hexdigest(orjson.dumps(asdict(self), option=orjson.OPT_SORT_KEYS))
+        said = asdict(self)
+        for statistic in said["statistics"]:
+            if statistic["held_s"] is None:  # as it was before there was such a key
+                del statistic["held_s"]
+        return xxh3_128_hexdigest(orjson.dumps(said, option=orjson.OPT_SORT_KEYS))
 
 
 def _nearest(name: str, known: Collection[str]) -> str:
@@ -331,7 +336,7 @@ def _lists(value: object) -> tuple[ListFeature, ...]:
 
 
 def _statistic(row: object, path: str) -> Statistic:
-    table = _only(row, ("key", "half_lives_h", "age"), path)
+    table = _only(row, ("key", "half_lives_h", "age", "held_s"), path)
     given: dict[str, Any] = {"key": _key(table.get("key", ()), f"{path}.key")}
     if "half_lives_h" in table:
         lives = _sequence(table["half_lives_h"], f"{path}.half_lives_h")
@@ -344,6 +349,8 @@ def _statistic(row: object, path: str) -> Statistic:
             raise FeatureSchemaError(f"{path}.half_lives_h", f"names one twice: {list(lives)}")
     if "age" in table:
         given["age"] = _flag(table["age"], f"{path}.age")
+    if "held_s" in table:
+        given["held_s"] = _real(table["held_s"], f"{path}.held_s", 0.001, 1e8)
     return Statistic(**given)
 
 

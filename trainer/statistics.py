@@ -8,6 +8,9 @@ Counts are kept as Σ 2^((t − start) / h), which does not change as time goes 
 scaled by one power a moment and half-life, not one a key (forward decay; Cormode et al., ICDE
 2009). A period ends after 512 half-lives, before 64-bit floats overflow; then all counts are scaled
 at once.
+
+A statistic may be held: then what is read is what it was at the last multiple of an interval. That
+is what a vector knows which is made so often, at any moment until the next one is made.
 """
 
 from collections.abc import Sequence
@@ -71,6 +74,16 @@ def _decay(at: Any, click: Any, shown_at: Any, lives: Any) -> Any:
 
 
 @njit(cache=True, nogil=True)
+def _hold(rows: Any, g: int, row: int, held: int, interval: int) -> None:
+    """Keep the counts of a row as they are, before the first update of an interval."""
+    number = np.uint64(interval + 1)
+    if rows[g, row, held] != number:
+        rows[g, row, held] = number
+        for c in range(2, held):
+            rows[g, row, held - 1 + c] = rows[g, row, c]
+
+
+@njit(cache=True, nogil=True)
 def _observe(
     index: Any, rows: Any, cells: Any, sizes: Any, scaled: Any,  # the table, changed
     at: Any, show: Any, click: Any, carried: int,  # the timeline
@@ -78,9 +91,12 @@ def _observe(
     show_key: Any, click_key: Any,
     prior_shown: float, prior_ctr: Any,
     out: Any, column: int, with_age: bool,
+    lives: Any, hold: int,  # ms; hold 0: what is read is of the moment
 ) -> None:  # fmt: skip  # by topic
-    # cells is rows as floats: key, first seen (ms), then shown and clicked of every half-life
+    # cells is rows as floats: key, first seen (ms), then shown and clicked of every half-life;
+    # if held, 1 + the number of the interval of the last update, and the counts as it began
     H = weight.shape[1]
+    held = 2 + 2 * H
     T = at.size
     read, shown, clicked = carried, 0, 0
     unit = np.empty(H)  # what is left of a count of one
@@ -96,6 +112,15 @@ def _observe(
                         for c in range(2 + 2 * h, 4 + 2 * h):
                             x = cells[g, r, c] * scale
                             cells[g, r, c] = x if x > 1e-200 else 0.0  # no subnormals: slow
+                            if hold > 0:
+                                x = cells[g, r, held - 1 + c] * scale
+                                cells[g, r, held - 1 + c] = x if x > 1e-200 else 0.0
+        interval = at[t] // hold if hold > 0 else np.int64(-1)
+        as_of = interval * hold if hold > 0 else at[t]
+        if hold > 0:
+            for h in range(H):
+                length = np.int64(_PERIOD * lives[h])
+                unit[h] = np.exp2((scaled[h] * length - as_of) / lives[h])
         while read < show.size and show[read] == t:
             key = show_key[read]
             if read + 2 * AHEAD < show.size:
@@ -110,21 +135,24 @@ def _observe(
                 if row < 0:
                     g = 1 - g
                     row = find(index, rows, g, key)
-            if row < 0:
+            if row < 0 or (hold > 0 and cells[g, row, 1] >= as_of):
                 for c in range(3 * H + with_age):
                     out[i, column + c] = 1.0
                 continue
+            first = 2
+            if hold > 0 and rows[g, row, held] == np.uint64(interval + 1):
+                first = held + 1  # it has been updated since
             a = prior_shown * prior_ctr[i]
             b = prior_shown - a
             odds = b / a
             for h in range(H):
-                s = cells[g, row, 2 + 2 * h] * unit[h]
-                c = cells[g, row, 3 + 2 * h] * unit[h]
+                s = cells[g, row, first + 2 * h] * unit[h]
+                c = cells[g, row, first + 1 + 2 * h] * unit[h]
                 out[i, column + 3 * h] = 1.0 + s
                 out[i, column + 3 * h + 1] = 1.0 + c
                 out[i, column + 3 * h + 2] = (c + a) / (max(s - c, 0.0) + b) * odds
             if with_age:
-                out[i, column + 3 * H] = 1.0 + (at[t] - cells[g, row, 1]) / _HOUR_MS
+                out[i, column + 3 * H] = 1.0 + (as_of - cells[g, row, 1]) / _HOUR_MS
         if t == T - 1:
             break
         while shown < show.size and show[shown] == t:
@@ -133,6 +161,8 @@ def _observe(
             if key != 0:
                 row = claim(index, rows, sizes, key)
                 g = sizes[0]
+                if hold > 0:
+                    _hold(rows, g, row, held, interval)
                 if cells[g, row, 1] == 0.0:
                     cells[g, row, 1] = at[t]
                 for h in range(H):
@@ -144,6 +174,8 @@ def _observe(
             )
             if known:  # else dropped since it was shown: a click alone would be a CTR above 1
                 row = claim(index, rows, sizes, key)
+                if hold > 0:
+                    _hold(rows, sizes[0], row, held, interval)
                 for h in range(H):
                     cells[sizes[0], row, 3 + 2 * h] += click_weight[clicked, h]
             clicked += 1
@@ -152,14 +184,25 @@ def _observe(
 class KeyStatistics:
     """The statistics of one kind of key.
 
-    Memory: that of `Generations`, 2 × ``max_keys`` rows of 2 + 2H words.
+    Memory: that of `Generations`, 2 × ``max_keys`` rows of 2 + 2H words; 3 + 4H if it is held.
     """
 
-    def __init__(self, half_lives_h: Sequence[float], *, age: bool, max_keys: int) -> None:
+    def __init__(
+        self,
+        half_lives_h: Sequence[float],
+        *,
+        age: bool,
+        max_keys: int,
+        held_s: float | None = None,
+    ) -> None:
         self.columns = 3 * len(half_lives_h) + age  # the number columns it fills
+        self._lives = np.array(half_lives_h, np.float64) * _HOUR_MS
+        self._hold_ms = 0 if held_s is None else round(1000 * held_s)
         self._half_lives = tuple(half_lives_h)
         self._age = age
-        self._table = Generations(limit=max_keys, width=2 + 2 * len(half_lives_h))
+        counts = 2 * len(half_lives_h)
+        width = 2 + counts + (1 + counts if self._hold_ms else 0)
+        self._table = Generations(limit=max_keys, width=width)
         self._scaled = np.zeros(len(half_lives_h), np.int64)  # the period its counts are in
 
     def observe(
@@ -191,6 +234,7 @@ class KeyStatistics:
             show_key, click_key,
             prior_shown, prior_ctr,
             out, column, self._age,
+            self._lives, self._hold_ms,
         )  # fmt: skip
 
     def __len__(self) -> int:

@@ -115,15 +115,18 @@ def expected(log_: Log, schema: FeatureSchema) -> list[dict[str, Any]]:
         numbers = []
         for k, s in enumerate(schema.statistics):
             known = keys[seq][k] is not None
-            same = [j for j in before if known and keys[j][k] == keys[seq][k]]
-            won = [j for j in clicked if known and keys[j][k] == keys[seq][k]]
+            hold = None if s.held_s is None else round(1000 * s.held_s)
+            as_of = now if hold is None else now // hold * hold
+            mine = [j for j in range(seq) if known and keys[j][k] == keys[seq][k]]
+            same = [j for j in mine if at[j] < as_of]
+            won = [j for when, j in clicks if when < as_of and j in mine]
             for h in s.half_lives_h:
-                shown, click = decayed(same, h), decayed(won, h)
+                shown, click = decayed(same, h, as_of), decayed(won, h, as_of)
                 a, b = schema.prior_shown * ctr, schema.prior_shown * (1 - ctr)
                 odds = (click + a) / (shown - click + b)
                 numbers += [log1p(shown), log1p(click), log(odds * b / a)]
             if s.age:
-                numbers.append(log1p((now - at[same[0]]) / HOUR) if same else 0.0)
+                numbers.append(log1p((as_of - at[same[0]]) / HOUR) if same else 0.0)
         first = [at[j] for j in before if int(events.item[log_.accepted[j]]) == item]
         rows.append(
             {

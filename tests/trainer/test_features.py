@@ -31,7 +31,17 @@ RICH = FeatureSchema.from_table(
 )
 PLAIN = FeatureSchema(history=0, hour_of_day=False, prior_ctr=0.1, prior_shown=4.0)
 BARE = FeatureSchema(ids=("item",), history=0, statistics=())
-SCHEMAS = [RICH, PLAIN, BARE]
+HELD = FeatureSchema.from_table(  # beside one that is not; by the second, the hour and the day
+    {
+        "statistics": [
+            {"key": ["item"], "half_lives_h": [0.01, 12], "held_s": 3.5},
+            {"key": ["user"], "half_lives_h": [0.5], "held_s": 3600},
+            {"key": ["user", "item"], "held_s": 86_400, "age": False},
+            {"key": ["item", "scene"]},
+        ],
+    }
+)
+SCHEMAS = [RICH, PLAIN, BARE, HELD]
 seeds = st.integers(0, 2**32)
 
 

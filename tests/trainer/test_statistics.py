@@ -67,6 +67,29 @@ def test_a_click_counts_from_the_time_of_its_impression():
     )
 
 
+def test_a_held_statistic_lasts_through_years_and_every_half_life():
+    """Its counts are scaled with the others, also those that it was held at."""
+    life, hold = 0.5, 4 * HOUR  # 512 half-lives pass 34 times
+    held = KeyStatistics((life,), age=True, max_keys=10, held_s=hold / 1000)
+    rng = np.random.default_rng(0)
+    at = START + np.cumsum(rng.exponential(HOUR, 9000)).astype(np.int64)
+    want = []
+    for i, now in enumerate(at):
+        as_of = now // hold * hold
+        past = at[max(0, i - 60) : i]
+        past = past[past < as_of]
+        shown = (2.0 ** -((as_of - past) / HOUR / life)).sum()
+        want.append([np.log1p(shown), np.log1p((as_of - at[0]) / HOUR) if at[0] < as_of else 0.0])
+
+    got = []
+    for i in range(0, at.size, 100):
+        carried = int(i > 0)
+        block = at[i - carried : i + 100]
+        got.append(count(held, (life,), block, np.full(block.size, 7), carried=carried))
+
+    np.testing.assert_allclose(np.concatenate(got)[:, [0, 3]], want, atol=1e-5)
+
+
 def test_an_absent_key_is_neither_read_nor_counted():
     """Users without a last click are not one big user."""
     statistics = KeyStatistics((1.0,), age=True, max_keys=10)
