@@ -98,7 +98,7 @@ def one_seed(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
     arms = args.arms.split(",")
     mine = folder / f"seed-{args.seed}"
     seed = f"train.seed={args.seed}"
-    site = load(args.extractor, [*args.set_extractor, seed])
+    site = held(load(args.extractor, [*args.set_extractor, seed]), args.refresh)
     down = load(args.downstream, [*args.set, seed])
     start = start_of(folder)
     every = 1000 * args.refresh
@@ -163,6 +163,13 @@ def run_arm(
             learns=lambda e: (e["scene"] == wanted) | (e["at"] < start + DAY_MS),
         )  # fmt: skip
     return served(down, site, mine / arm, scene=args.scene, learns=lambda e: e["scene"] == wanted)
+
+
+def held(config: Config, refresh_s: float) -> Config:
+    """Return an extractor's configuration with what it holds held as long as vectors last."""
+    said = config.features["statistics"]
+    statistics = [{**s, "held_s": refresh_s} if "held_s" in s else s for s in said]
+    return replace(config, features={**config.features, "statistics": statistics})
 
 
 def by_scene(config: Config, *, also_site: bool) -> dict[str, Any]:

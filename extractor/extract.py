@@ -119,11 +119,15 @@ class _Reader:
         self._rows = _Rows(view.ids)
 
     def items(self, items: SeenEntities) -> dict[str, Extracted]:
-        """Return the items' vectors [√s z, b, 1] and hidden states."""
-        vectors, states = [], []
+        """Return the items' vectors [√s z, b, 1], and hidden states [s, numbers].
+
+        The numbers are the tower's own inputs, standardised: what it has not made anything of.
+        """
+        vectors, states, own = [], [], self._keep.sides.item.numbers
         for block in _blocks(items, BLOCK):
             peeked = self._peek(block, ITEM, self._config.all_item_fields)
-            x_BX = self._keep.item_inputs(self._embedded(peeked["ids"]), self._numbers(peeked))
+            numbers_BD = self._numbers(peeked)
+            x_BX = self._keep.item_inputs(self._embedded(peeked["ids"]), numbers_BD)
             state_BS = self._keep.item.state(x_BX)
             top = self._keep.item.top
             assert top is not None
@@ -131,10 +135,10 @@ class _Reader:
             one_B1 = torch.ones(len(block), 1)
             scaled_BW = self._keep.scale**0.5 * z_BW[:, :-1]
             vectors.append(torch.cat([scaled_BW, z_BW[:, -1:], one_B1], 1).numpy())
-            states.append(state_BS.numpy())
+            states.append(torch.cat([state_BS, numbers_BD[:, own]], 1).numpy())
         return {
             ITEM: self._extracted(items, vectors, self._config.width),
-            ITEM_STATE: self._extracted(items, states, self._keep.item.width),
+            ITEM_STATE: self._extracted(items, states, self._keep.item.width + len(own)),
         }
 
     def users(self, users: SeenEntities) -> dict[str, Extracted]:

@@ -146,8 +146,8 @@ class Refresher:
         such entities keep the vectors that they have. It is in force from ``from_ms`` (event time);
         without one, from as long after its time as it has taken since ``began`` (by the clock), and
         not before the wall's time. ``loss`` is the model's normalised log loss on what it had not
-        learned, ``clicks`` of them; ``learned`` the examples it has learned: while they double from one generation to
-        the next it is young, and may drift. ``about`` is kept in the manifest.
+        learned, ``clicks`` of them; ``learned`` the examples it has learned: while they double from
+        one generation to the next it is young, and may drift. ``about`` is kept in the manifest.
         Raises `KindsDiffer`, and what the store raises.
         """
         began = self._clock() if began is None else began

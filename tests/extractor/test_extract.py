@@ -157,19 +157,22 @@ def test_the_product_of_two_vectors_is_their_part_of_the_logit(run):
 
 
 def test_the_hidden_state_of_an_item_is_what_its_tower_sees(run):
-    """It stands by the item's id, in the same order."""
+    """It stands by the item's id, in the same order, and the numbers it was made from behind it."""
     found = run.extract()
     columns, _, i = everybody(run, found)
     with torch.no_grad():
         inputs = run.inputs(run.rows(*columns))
         keep = run.learner.network
-        expected = keep.item.state(keep.item_inputs(inputs.ids_BFE, inputs.numbers_BD)).numpy()
+        state = keep.item.state(keep.item_inputs(inputs.ids_BFE, inputs.numbers_BD))
+        own = inputs.numbers_BD[:, keep.sides.item.numbers]
+        expected = torch.cat([state, own], 1).numpy()
 
     states = found.kinds["item_state"]
+    assert 8 < states.vectors.shape[1] == expected.shape[1]
 
     assert found.kinds["item"].ids is states.ids
     np.testing.assert_allclose(states.vectors[i], expected, atol=1e-5)
-    assert (states.vectors >= 0).all() and states.vectors.std() > 0
+    assert (states.vectors[:, :8] >= 0).all() and states.vectors[:, :8].std() > 0
 
 
 def test_an_interaction_is_what_the_model_says_of_user_and_category(run):
@@ -316,7 +319,7 @@ def test_clusters_take_the_place_of_categories(tmp_path):
     assert {
         "item": (6, "float16"),
         "user": (6, "float16"),
-        "item_state": (8, "float16"),
+        "item_state": (8 + len(plain.learner.network.sides.item.numbers), "float16"),
         "cluster": (1, "float32"),
         "interaction": (16, "float16"),
     } == stored
@@ -415,6 +418,6 @@ def test_the_super_domain_is_learned_from_a_week_of_real_news(real_data: Path, t
 
     summary = training.metrics.summary({0: "", **ingest.names})
     assert 278_139 == summary["examples"]
-    assert summary["by_scene"]["article_page"]["auc_request"] >= 0.76
+    assert summary["by_scene"]["article_page"]["auc_request"] >= 0.755  # of items up to 10 min ago
     assert 28 == len(found)
     assert all(np.isfinite(kind.vectors).all() for kind in found[-1].kinds.values())
