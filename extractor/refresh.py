@@ -222,11 +222,11 @@ class Refresher:
                     coverage_before=kind.share(kind.present) if drifts else None,
                 )
             )
-        before = {} if last is None else last.about
+        about = {} if last is None else last.about
         return Report(
             kinds=tuple(kinds),
-            loss_before=before.get("loss"),
-            clicks_before=before.get("clicks"),
+            loss_before=about.get("loss"),
+            clicks_before=about.get("clicks"),
         )
 
     def _build(
