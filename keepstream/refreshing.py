@@ -218,9 +218,23 @@ class Refreshing:
             )
         self.last = refreshed
         self._count("repeated" if refreshed.repeated else refreshed.verdict.decision.value)
-        self._say(told(refreshed, time.monotonic() - began))
+        took_s = time.monotonic() - began
+        self._say(self._passed_over(refreshed, view.at_ms) or told(refreshed, took_s))
         if self._keep is not None and not refreshed.repeated:
             self._prune(self._keep)
+
+    def _passed_over(self, refreshed: Refreshed, at_ms: int) -> str | None:
+        """Return a line where the store is ahead of ``at_ms`` and has no generation as of it."""
+        manifest = refreshed.manifest
+        if not refreshed.repeated or manifest is None or manifest.trained_until_ms == at_ms:
+            return None
+        if any(made.trained_until_ms == at_ms for made in self._store.generations()):
+            return None
+        return (
+            f"nothing as of {utc(at_ms)}: {manifest.name} of this store was trained until "
+            f"{utc(manifest.trained_until_ms)} already. Generations of times before need a store "
+            "of their own: set another as [knowledge] store."
+        )
 
     def _prune(self, keep: int) -> None:
         try:

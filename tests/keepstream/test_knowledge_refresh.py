@@ -210,6 +210,19 @@ def test_a_refresh_goes_on_where_the_last_one_ended(site, tmp_path):
     assert "g-00000001" == KnowledgeStore(tmp_path / "store").generations()[1].base
 
 
+def test_a_backfill_into_a_store_that_is_ahead_says_so(site, tmp_path, capsys):
+    """Times before its newest generation are passed over: that must not look like success."""
+    told(*site.refresh(tmp_path, "--every", "40m"))
+    capsys.readouterr()
+    said = told(*site.refresh(tmp_path, "--every", "20m", "--fresh"))
+    printed = capsys.readouterr().err
+
+    assert {"repeated"} == said["made"].keys()
+    assert "nothing as of" in printed
+    assert "need a store of their own" in printed
+    assert "made before" in printed  # as of those times that there is one of
+
+
 def test_a_stream_is_followed_and_each_boundary_gives_a_generation(site, tmp_path):
     """A continual extractor: it ends only when it is told to, and then nothing is amiss."""
     log = write_log(tmp_path / "log", site.parts[0])
