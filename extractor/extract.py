@@ -72,6 +72,7 @@ def extract(
         raise NotKeep(learner.network)
     features = Features(schema, feature_config)
     features.restore(view.features)
+    features.lift()
     reader = _Reader(schema, features, learner, view, config)
     there, who = (
         active(view.entities[side], view.at_ms, config, everybody=everybody)

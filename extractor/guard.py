@@ -53,14 +53,14 @@ class Report:
 
     kinds: tuple[KindReport, ...]
     loss: float | None = None  # log loss over the mean click's, on events not learned before
-    loss_before: float | None = None  # of the last generation's extractor
+    loss_before: float | None = None  # mean of the last generations' extractors
     clicks: int | None = None  # that ``loss`` was measured on; None: so many that chance is small
     clicks_before: int | None = None
 
     def chance(self) -> float:
         """Return how much, relatively, two losses differ for having been measured on few clicks.
 
-        A quiet hour's loss is that of a few clicks: 1/√clicks is about two standard deviations.
+        A quiet hour's loss is that of a few clicks: 1/√clicks is three standard deviations or so.
         """
         counts = (self.clicks, self.clicks_before)
         return math.sqrt(sum(1.0 / max(n, 1) for n in counts if n is not None))
@@ -110,7 +110,8 @@ class Guard:
                 yield (
                     Decision.HOLD,
                     f"The extractor's normalised log loss is {report.loss:.4f} after "
-                    f"{report.loss_before:.4f} in the last generation; up to {bound:.4f} would do.",
+                    f"{report.loss_before:.4f} in the last generations; up to {bound:.4f} would "
+                    "do.",
                 )
 
     def _of_vectors(self, report: KindReport) -> Iterator[tuple[Decision, str]]:

@@ -1,8 +1,8 @@
 """KEEP's extractor: a click model whose score falls apart into item, user and occasion.
 
-The towers and the multi-task training are those of "KEEP: An Industrial Pre-Training Framework for
-Online Recommendation via Knowledge Extraction and Plugging" (CIKM 2022, §3.2); the bilinear score,
-which lets a vector speak of its entity alone, is ours: docs/knowledge.md.
+After "KEEP: An Industrial Pre-Training Framework for Online Recommendation via Knowledge Extraction
+and Plugging" (CIKM 2022), by its abstract: a supervised multi-task model of the super-domain. The
+towers and the bilinear score, which lets a vector speak of its entity alone, are ours.
 """
 
 # B examples, E embedding width, L history length, W factors of a vector, S width of a hidden layer,

@@ -25,6 +25,7 @@ U64 = npt.NDArray[np.uint64]
 
 ABOUT: Final = "refresh"  # the key of a manifest's about under which a refresh speaks
 FILE: Final = "extractor.safetensors"
+_TRIED: Final = "tried"  # a file: the most examples that a model had learned at a refresh
 _SWITCHED: Final = "refreshed"  # a file: the number of the last generation that was put in force
 _REST: Final = "_rest"  # the tensor that holds what of a state is no array, as JSON
 _CACHE_BYTES: Final = 1 << 20  # each vector is asked for once
@@ -109,6 +110,23 @@ def was_switched(store: KnowledgeStore, manifest: Manifest) -> bool:
         return manifest.number <= int((store.root / _SWITCHED).read_bytes())
     except (FileNotFoundError, ValueError):
         return False
+
+
+def note_tried(store: KnowledgeStore, learned: int) -> None:
+    """Note how much a model had learned at a refresh, whatever became of it."""
+    if learned > tried(store):
+        aside, place = store.root / f".{_TRIED}-new", store.root / _TRIED
+        with refusals_named(place):
+            write_synced(aside, b"%d" % learned)
+            aside.replace(place)
+
+
+def tried(store: KnowledgeStore) -> int:
+    """Return the most examples that a model had learned at any refresh; 0: it was never said."""
+    try:
+        return int((store.root / _TRIED).read_bytes())
+    except (FileNotFoundError, ValueError):
+        return 0
 
 
 def packed(state: State) -> bytes:

@@ -26,7 +26,9 @@ from extractor.last import (
     last_of,
     newest_first,
     note_switched,
+    note_tried,
     packed,
+    tried,
     was_switched,
 )
 from extractor.refreshed import Refreshed, Steps
@@ -34,6 +36,7 @@ from knowledge_store.manifest import Manifest
 from knowledge_store.schedule import Switch
 from knowledge_store.store import KnowledgeStore
 
+_FADES: Final = 0.9  # what is left of a generation's share in the mean loss at the next one
 _DOUBLED: Final = 2  # times as many examples as the last generation's model had learned
 _OF_REFRESH: Final = ("clusters", "min_seen", "smooth", "tolerance")  # what decides a verdict
 
@@ -99,6 +102,8 @@ class Refresher:
         if switch is not None and not was_switched(self._store, manifest):
             note_switched(self._store, manifest)  # a kill has come between the two
         if lacks and verdict.decision is Decision.ACCEPT and self._is_next(manifest):
+            if from_ms is not None:  # as of its own time, which may be a later one
+                from_ms += manifest.trained_until_ms - at_ms
             began = self._clock() if began is None else began
             switch = self._activate(manifest, from_ms, began)
         return Refreshed(
@@ -147,7 +152,7 @@ class Refresher:
         without one, from as long after its time as it has taken since ``began`` (by the clock), and
         not before the wall's time. ``loss`` is the model's normalised log loss on what it had not
         learned, ``clicks`` of them; ``learned`` the examples it has learned: while they double from
-        one generation to the next it is young, and may drift. ``about`` is kept in the manifest.
+        one refresh to the next it is young, and may drift. ``about`` is kept in the manifest.
         Raises `KindsDiffer`, and what the store raises.
         """
         began = self._clock() if began is None else began
@@ -168,8 +173,10 @@ class Refresher:
                 report = replace(
                     self._report(found, last, whole or last is None), loss=loss, clicks=clicks
                 )
-                young = last is not None and _is_young(learned, last.about.get("learned"))
+                young = last is not None and _is_young(learned, self._learned_before(last))
                 verdict = self._guard.judge(_without_drift(report) if young else report)
+                if learned is not None:
+                    note_tried(self._store, learned)
             if verdict.decision is Decision.REFUSE:
                 return self._refused(verdict, steps)
             said: dict[str, Any] = {
@@ -179,8 +186,7 @@ class Refresher:
                 "space": dict(found.space.how),
                 "fitted": dict(found.space.fitted),
                 "changed": {name: int(k.changed.sum()) for name, k in found.vectors.items()},
-                "loss": loss,
-                "clicks": clicks,
+                **_level(loss, clicks, {} if last is None else last.about),
                 "learned": learned,
                 "config": self._digest,
                 "seconds": {step: round(s, 3) for step, s in steps.seconds.items()},
@@ -202,6 +208,11 @@ class Refresher:
             seconds=steps.seconds,
         )
 
+    def _learned_before(self, last: Last) -> int | None:
+        """Return what the model had learned at the refresh before, whatever became of that."""
+        before: int | None = last.about.get("learned")
+        return None if before is None else max(before, tried(self._store))
+
     def _report(self, found: Aligned, last: Last | None, whole: bool) -> Report:
         """Return what the guard judges by."""
         kinds = []
@@ -222,7 +233,7 @@ class Refresher:
                     coverage_before=kind.share(kind.present) if drifts else None,
                 )
             )
-        about = {} if last is None else last.about
+        about: Mapping[str, Any] = {} if last is None else last.about
         return Report(
             kinds=tuple(kinds),
             loss_before=about.get("loss"),
@@ -264,6 +275,25 @@ class Refresher:
         current = self._store.current()
         stays = f"{current.generation} stays in force" if current else "none is in force"
         self._say(f"{what}, and {stays}. {' '.join(verdict.reasons)}")
+
+
+def _level(
+    loss: float | None, clicks: int | None, before: Mapping[str, Any]
+) -> dict[str, float | int | None]:
+    """Return what the next generation's loss is compared with: the mean of the last ones, by clicks.
+
+    So one window that is bad by chance is not what the next has to reach, and one without clicks
+    does not end the comparison.
+    """
+    level, weight = before.get("loss"), before.get("clicks")
+    if loss is None:
+        return {"loss": level, "clicks": weight}
+    if level is None or weight is None or clicks is None:
+        return {"loss": loss, "clicks": clicks}
+    kept = _FADES * weight
+    total = kept + clicks
+    mean = (kept * level + clicks * loss) / total if total else loss
+    return {"loss": mean, "clicks": round(total)}
 
 
 def _is_young(learned: int | None, before: int | None) -> bool:

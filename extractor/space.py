@@ -52,9 +52,9 @@ class Space:
         )
 
     def state(self) -> State:
-        """Return what the next generation needs of it."""
+        """Return what the next generation needs of it; nothing of kinds that nobody has yet."""
         return {
-            "maps": {kind: matrix.copy() for kind, matrix in self.maps.items()},
+            "maps": {kind: self.maps[kind].copy() for kind in self.scales},
             "scales": {kind: float(scale) for kind, scale in self.scales.items()},
         }
 
@@ -163,11 +163,11 @@ def _own(vectors: Mapping[str, F32], last: Space | None) -> tuple[Maps, dict[str
     square = sum(float(np.trace(moment(raw))) / max(1, raw.size) for raw in vectors.values()) / len(
         vectors
     )
-    scale = square**-0.5 if square > 0 else 1.0
-    scales = dict.fromkeys(vectors, scale)
+    scales = dict.fromkeys(vectors, square**-0.5) if square > 0 else {}  # the next ones will say
     if last is not None:
         scales |= {kind: last.scales[kind] for kind in vectors if kind in last.scales}
-    return {kind: np.eye(raw.shape[1]) * scales[kind] for kind, raw in vectors.items()}, scales
+    own = {kind: np.eye(raw.shape[1]) * scales.get(kind, 1.0) for kind, raw in vectors.items()}
+    return own, scales
 
 
 def _through_canonical(vectors: Mapping[str, F32], own: Maps, pairs: Pairs) -> Maps:

@@ -23,6 +23,7 @@ from keepstream.progress import Progress
 from keepstream.reading import OpenSource, Say, feature_schema
 from keepstream.running import run
 from knowledge_store.errors import KnowledgeError
+from knowledge_store.manifest import Manifest
 from knowledge_store.store import KnowledgeStore
 from stream.events import EventSchema
 from stream.position import Partition, Position
@@ -138,6 +139,7 @@ class Refreshing:
         self._goes_on = False
         self.counts: dict[str, int] = {}
         self.last: Refreshed | None = None
+        self._first: Manifest | None = None  # the store's first generation, once it was asked for
         self.failed: Exception | None = None  # what became of the last one, where it failed
 
     def run(self, opened: Opened, folder: Path, *, fresh: bool, quiet: bool) -> dict[str, Any]:
@@ -217,23 +219,30 @@ class Refreshing:
                 },
             )
         self.last = refreshed
-        self._count("repeated" if refreshed.repeated else refreshed.verdict.decision.value)
         took_s = time.monotonic() - began
-        self._say(self._passed_over(refreshed, view.at_ms) or told(refreshed, took_s))
+        passed = self._passed(refreshed, view.at_ms)
+        self._count(
+            "passed" if passed else
+            "repeated" if refreshed.repeated else refreshed.verdict.decision.value
+        )  # fmt: skip
+        self._say(passed or told(refreshed, took_s))
         if self._keep is not None and not refreshed.repeated:
             self._prune(self._keep)
 
-    def _passed_over(self, refreshed: Refreshed, at_ms: int) -> str | None:
-        """Return a line where the store is ahead of ``at_ms`` and has no generation as of it."""
+    def _passed(self, refreshed: Refreshed, at_ms: int) -> str | None:
+        """Return a line where the store began behind ``at_ms``: no generation is made before."""
         manifest = refreshed.manifest
         if not refreshed.repeated or manifest is None or manifest.trained_until_ms == at_ms:
             return None
-        if any(made.trained_until_ms == at_ms for made in self._store.generations()):
-            return None
+        if self._first is None:
+            self._first = next(iter(self._store.generations()), None)
+        first = self._first
+        if first is None or first.number > 1 or first.trained_until_ms <= at_ms:
+            return None  # what was made as of then may have been pruned, or refused
         return (
-            f"nothing as of {utc(at_ms)}: {manifest.name} of this store was trained until "
-            f"{utc(manifest.trained_until_ms)} already. Generations of times before need a store "
-            "of their own: set another as [knowledge] store."
+            f"nothing as of {utc(at_ms)}: this store begins with {first.name}, trained until "
+            f"{utc(first.trained_until_ms)}. Generations of times before need a store of their "
+            "own: set another as [knowledge] store."
         )
 
     def _prune(self, keep: int) -> None:
@@ -250,6 +259,8 @@ class Refreshing:
         """Whether what was due has been done: a last generation that is held has not."""
         if self.last is None:
             return self.every_ms is not None and self.failed is None  # no boundary was passed
+        if self.counts.keys() == {"passed"}:
+            return False
         return self.last.verdict.decision is Decision.ACCEPT and self.failed is None
 
     def to_json(self) -> dict[str, Any]:

@@ -161,8 +161,9 @@ class KnowledgeStore:
             return switch
 
     def prune(self, keep: int) -> list[str]:
-        """Delete all but the newest ``keep`` sound generations and the one in force; return names.
+        """Delete generations, and return their names: all but the newest ``keep`` sound ones.
 
+        The newest ``keep`` that have been in force stay as well, however many were only held since.
         The history ends with them: switches to deleted generations go, and those before such a
         one, so that no time is given to a generation that was not in force then. Damaged ones that
         are newer stay, for a person to see. A reader that has one open reads on.
@@ -172,8 +173,11 @@ class KnowledgeStore:
         with building(self.root), switching(self.root):
             sweep(self.root)
             schedule = self.schedule()
-            kept = {m.name for m in self.generations()[-keep:]}
+            sound = [m.name for m in self.generations()]
+            kept = set(sound[-keep:])
             oldest = min((number_of(name) or 0 for name in kept), default=0)
+            in_force = {switch.generation for switch in schedule}
+            kept |= set([name for name in sound if name in in_force][-keep:])
             if schedule.last is not None:
                 kept.add(schedule.last.generation)
             doomed = [

@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Iterator
 from itertools import repeat
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Final, cast
 
 import numpy as np
@@ -47,6 +48,7 @@ _IN_MEMORY: Final = 64  # bytes of a row beside its record
 _FILE: Final = 1 << 30  # bytes; a plain table can be 2^31 at most
 _COPIED: Final = ("CURRENT", "IDENTITY", "MANIFEST-*", "OPTIONS-*")  # all but the tables: small
 _LEFT: Final = ("LOG*", "LOCK", "*.log")  # which no reader needs
+_SETTINGS: Final = "rocksdict-config.json"
 _NO_LOG: Final = os.devnull + "/none"  # a reader writes no log into a folder of others
 
 
@@ -124,9 +126,7 @@ class Table:
         self._none = no_record(kind)
         _present(folder)
         with refusals_named(folder):
-            self._db: Rdict | None = Rdict(
-                str(folder), table_options(), access_type=AccessType.read_only()
-            )
+            self._db: Rdict | None = _open_for_reading(folder)
 
     def get(self, ids: U64) -> tuple[Array, Bools]:
         """Return the vectors (n, W) of ``ids`` (n,), and which are present (n,).
@@ -186,6 +186,22 @@ class Table:
                 self.folder, f"the vector of id {int(ids[damaged])} does not match its check"
             )
         return values, present
+
+
+def _open_for_reading(folder: Path) -> Rdict:
+    """Open a table without leaving a trace in its folder, which may be on a read-only disk.
+
+    rocksdict writes its settings anew whenever it opens a table, also for reading: so it is given a
+    folder of links, which is not needed any more once all files are open.
+    """
+    with TemporaryDirectory(prefix="keepstream-table-") as aside:
+        for path in folder.iterdir():
+            place = Path(aside) / path.name
+            if path.name == _SETTINGS:
+                shutil.copyfile(path, place)
+            else:
+                place.symlink_to(path.resolve())
+        return Rdict(aside, table_options(), access_type=AccessType.read_only())
 
 
 def _found(db: Rdict, ids: U64, default: bytes | None = None) -> list[Any]:

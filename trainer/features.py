@@ -162,6 +162,11 @@ class Features:
             self._open_clicks = {name: _none(name, keys) for name in _CLICK}
         return rows
 
+    def lift(self) -> None:
+        """Read statistics that are held as of the moment, from now on: vectors are made of that."""
+        for statistics in self._statistics:
+            statistics.lifted = True
+
     @property
     def last_ms(self) -> int | None:
         """The moment (event time, ms) of the newest observation; None: none, or time has passed."""

@@ -11,7 +11,12 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from knowledge_store.errors import KnowledgeError, NoSuchGeneration, UnknownKind
+from knowledge_store.errors import (
+    GenerationCorrupt,
+    KnowledgeError,
+    NoSuchGeneration,
+    UnknownKind,
+)
 from knowledge_store.kinds import Kind, pair_ids
 from knowledge_store.knowledge import Knowledge
 from knowledge_store.manifest import Manifest
@@ -327,7 +332,7 @@ class KnowledgeFeed:
         for taken in {t.generation: t for t in self._journal.switches}.values():
             try:
                 manifest = self._store.manifest(taken.generation)
-            except NoSuchGeneration:
+            except (NoSuchGeneration, GenerationCorrupt):
                 continue  # it may lie behind us: who looks it up is told
             if manifest.digest != taken.digest:
                 raise OtherGeneration(taken, self._store.root, manifest.digest)

@@ -16,6 +16,7 @@ from stream.events import EventSchema
 BUILT_IN: Final = ("item", "user", "scene", "position")  # ids that every event has a place for
 LAST_CLICK: Final = "last_click"  # the user's most recent clicked item, as of the impression
 HISTORY: Final = "history"  # the name of the sequence of the user's clicked items
+_LONGEST_HELD: Final = 256  # half-lives: what 64-bit floats can follow
 CLOCK: Final = ("hour_sin", "hour_cos", "weekend")  # UTC
 
 
@@ -351,6 +352,14 @@ def _statistic(row: object, path: str) -> Statistic:
         given["age"] = _flag(table["age"], f"{path}.age")
     if "held_s" in table:
         given["held_s"] = _real(table["held_s"], f"{path}.held_s", 0.001, 1e8)
+        lives = given.get("half_lives_h", Statistic.half_lives_h)
+        if lives and given["held_s"] > (most := _LONGEST_HELD * 3600 * min(lives)):
+            raise FeatureSchemaError(
+                f"{path}.held_s",
+                f"{given['held_s']:g} is more than {_LONGEST_HELD} half-lives of {min(lives):g} h: "
+                f"nothing would be left of that count. Hold it for up to {most:g}, or leave that "
+                "half-life out",
+            )
     return Statistic(**given)
 
 

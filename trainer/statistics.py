@@ -92,6 +92,7 @@ def _observe(
     prior_shown: float, prior_ctr: Any,
     out: Any, column: int, with_age: bool,
     lives: Any, hold: int,  # ms; hold 0: what is read is of the moment
+    lifted: bool,  # what is held is read as of the moment, too
 ) -> None:  # fmt: skip  # by topic
     # cells is rows as floats: key, first seen (ms), then shown and clicked of every half-life;
     # if held, 1 + the number of the interval of the last update, and the counts as it began
@@ -116,7 +117,7 @@ def _observe(
                                 x = cells[g, r, held - 1 + c] * scale
                                 cells[g, r, held - 1 + c] = x if x > 1e-200 else 0.0
         interval = at[t] // hold if hold > 0 else np.int64(-1)
-        as_of = interval * hold if hold > 0 else at[t]
+        as_of = interval * hold if hold > 0 and not lifted else at[t]
         if hold > 0:
             for h in range(H):
                 length = np.int64(_PERIOD * lives[h])
@@ -140,7 +141,7 @@ def _observe(
                     out[i, column + c] = 1.0
                 continue
             first = 2
-            if hold > 0 and rows[g, row, held] == np.uint64(interval + 1):
+            if hold > 0 and not lifted and rows[g, row, held] == np.uint64(interval + 1):
                 first = held + 1  # it has been updated since
             a = prior_shown * prior_ctr[i]
             b = prior_shown - a
@@ -198,6 +199,7 @@ class KeyStatistics:
         self.columns = 3 * len(half_lives_h) + age  # the number columns it fills
         self._lives = np.array(half_lives_h, np.float64) * _HOUR_MS
         self._hold_ms = 0 if held_s is None else round(1000 * held_s)
+        self.lifted = False  # read as of the moment what is held
         self._half_lives = tuple(half_lives_h)
         self._age = age
         counts = 2 * len(half_lives_h)
@@ -234,7 +236,7 @@ class KeyStatistics:
             show_key, click_key,
             prior_shown, prior_ctr,
             out, column, self._age,
-            self._lives, self._hold_ms,
+            self._lives, self._hold_ms, self.lifted,
         )  # fmt: skip
 
     def __len__(self) -> int:

@@ -190,7 +190,7 @@ def test_a_kind_that_nobody_has_yet_is_no_fault(site, store):
     blank = replace(
         nobody, ids=nobody.ids[:0], vectors=nobody.vectors[:0, :4], seen=nobody.seen[:0], of=100
     )
-    some = replace(nobody, vectors=nobody.vectors[:, :4].copy())
+    some = replace(nobody, vectors=0.05 * nobody.vectors[:, :4])
     first = refresher(store).refresh(
         replace(found, kinds={**found.kinds, "interaction": blank}, pairs=None)
     )
@@ -200,7 +200,8 @@ def test_a_kind_that_nobody_has_yet_is_no_fault(site, store):
 
     assert [Decision.ACCEPT] * 2 == [first.verdict.decision, made.verdict.decision], made.verdict
     assert [0, len(nobody)] == [m.manifest.counts["interaction"] for m in (first, made)]
-    assert looked_up(store, SECOND, "interaction", nobody.ids).any()
+    found = looked_up(store, SECOND, "interaction", nobody.ids)
+    assert 0.9 < np.sqrt(np.mean(found**2)) < 1.1  # its scale is found when there is something
 
 
 def test_a_loss_that_has_blown_up_is_held(site, store):
@@ -226,10 +227,59 @@ def test_a_young_model_may_drift_and_an_old_one_may_not(site, store):
     refresher(store).refresh(site.extraction(1_000), learned=1_000)
     drifted = site.extraction(2_000, noise=1.3)
     old = refresher(store).refresh(drifted, learned=1_999)
-    young = refresher(store).refresh(site.extraction(2_001, noise=1.3), learned=2_000)
+    young = refresher(store).refresh(site.extraction(2_001, noise=1.3), learned=3_998)
 
     assert [Decision.HOLD, Decision.ACCEPT] == [made.verdict.decision for made in (old, young)]
     assert 0.3 < young.manifest.about["drift"]["user"] < 0.8
+
+
+def test_an_old_model_does_not_become_young_by_waiting(site, store):
+    """However long generations were refused or held, the next of them is judged as they were."""
+    refresher(store).refresh(site.extraction(1_000), learned=3_000)
+    wreck = {"noise": 30.0}
+    made = [
+        refresher(store).refresh(site.extraction(at, **wreck), learned=learned).verdict.decision
+        for at, learned in ((2_000, 4_000), (3_000, 5_900), (4_000, 6_000), (5_000, 11_000))
+    ]
+
+    assert [Decision.REFUSE] * 4 == made
+    assert FIRST == store.current().generation
+
+
+def test_a_bad_loss_is_not_what_the_next_must_reach(site, store):
+    """A model that gets worse step by step, or after an hour without clicks, is held as well."""
+    refresher(store).refresh(site.extraction(1_000), loss=0.9, clicks=4_000)
+    refresher(store).refresh(site.extraction(2_000), loss=None, clicks=0)
+    wreck = refresher(store).refresh(site.extraction(3_000), loss=9.0, clicks=4_000)
+    assert Decision.HOLD == wreck.verdict.decision
+
+    losses = [0.9]
+    for i in range(1, 8):  # what one window lets pass is a fifth; so would seven, and make 3.2
+        losses.append(losses[-1] * 1.2)
+        made = refresher(store).refresh(site.extraction(3_000 + i), loss=losses[-1], clicks=400)
+        if made.verdict.decision is Decision.HOLD:
+            break
+    assert losses[-1] < 1.6
+
+
+def test_what_a_killed_backfill_made_is_in_force_at_its_own_time(site, store, monkeypatch):
+    """It resumes behind it, and must not put it in force a boundary early."""
+    refresher(store).refresh(site.extraction(1_000), from_ms=1_030)
+
+    def killed(*_):
+        raise InterruptedError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(KnowledgeStore, "activate", killed)
+        with pytest.raises(InterruptedError):
+            refresher(store).refresh(site.extraction(2_000, moved=0.3), from_ms=2_030)
+    again = refresher(store)
+    for at in (1_000, 2_000):
+        assert again.again(at, from_ms=at + 30) is not None
+
+    assert [(1_030, FIRST), (2_030, SECOND)] == [
+        (s.from_ms, s.generation) for s in store.switches()
+    ]
 
 
 def test_the_bounds_of_the_guard_are_settings(site, store):

@@ -210,17 +210,27 @@ def test_a_refresh_goes_on_where_the_last_one_ended(site, tmp_path):
     assert "g-00000001" == KnowledgeStore(tmp_path / "store").generations()[1].base
 
 
-def test_a_backfill_into_a_store_that_is_ahead_says_so(site, tmp_path, capsys):
-    """Times before its newest generation are passed over: that must not look like success."""
-    told(*site.refresh(tmp_path, "--every", "40m"))
+def test_a_backfill_into_a_store_that_begins_later_fails(site, tmp_path, capsys):
+    """It makes nothing of times before: that must not look like success."""
+    told(*site.refresh(tmp_path, "--once"))
     capsys.readouterr()
-    said = told(*site.refresh(tmp_path, "--every", "20m", "--fresh"))
+    said = told(*site.refresh(tmp_path, "--every", "20m", "--fresh"), code=1)
     printed = capsys.readouterr().err
 
-    assert {"repeated"} == said["made"].keys()
+    assert {"passed"} == said["made"].keys()
     assert "nothing as of" in printed
     assert "need a store of their own" in printed
-    assert "made before" in printed  # as of those times that there is one of
+
+
+def test_what_was_made_and_pruned_is_not_asked_for_again(site, tmp_path, capsys):
+    """A run that begins anew passes what its store had, and advises nobody to split it."""
+    keep = ("--set", "extractor.keep=1")
+    told(*site.refresh(tmp_path, "--every", "20m", *keep))
+    capsys.readouterr()
+    said = told(*site.refresh(tmp_path, "--every", "20m", "--fresh", *keep))
+
+    assert {"repeated"} == said["made"].keys()
+    assert "store of their own" not in capsys.readouterr().err
 
 
 def test_a_stream_is_followed_and_each_boundary_gives_a_generation(site, tmp_path):

@@ -108,6 +108,8 @@ class AsIfInMemory(RuleBasedStateMachine):
     def prune(self, keep):
         """Delete old ones, and the history that needs them."""
         kept = set(sorted(self.until)[-keep:])
+        used = sorted({int(s.generation[2:]) for s in self.switches})
+        kept |= set(used[-keep:])
         if self.switches:
             kept.add(int(self.switches[-1].generation[2:]))
         gone = sorted(self.until.keys() - kept)
@@ -206,9 +208,19 @@ def test_history_that_lost_a_generation_ends_there(three):
     build(three, 40, kinds=TINY)
     three.activate("g-00000001", 40)  # 1, 2, 3, 1
 
-    assert ["g-00000002"] == three.prune(2)
+    assert ["g-00000002"] == three.prune(1)
     assert (switch(30, 3), switch(40, 1)) == three.switches()
     assert ["g-00000001", "g-00000003", "g-00000004"] == names(three.root)
+
+
+def test_held_generations_leave_one_to_go_back_to(three):
+    """After a night of generations that the guard has held, that is when one is needed."""
+    for until in (40, 50, 60):
+        build(three, until, kinds=TINY)
+
+    assert ["g-00000001", "g-00000004"] == three.prune(2)
+    assert [f"g-{n:08d}" for n in (2, 3, 5, 6)] == names(three.root)
+    assert switch(20, 2) == three.rollback()
 
 
 def test_what_is_damaged_counts_for_nothing_when_old_ones_go(three):

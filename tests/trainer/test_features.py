@@ -1,3 +1,4 @@
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -114,6 +115,29 @@ def test_a_restart_changes_no_bit(seed, schema, cut):
     left, right = flatten(before.state()), flatten(resumed.state())
     assert left[1] == right[1]
     assert_same(left[0], right[0])
+
+
+@settings(deadline=None, max_examples=40)
+@given(seeds, st.integers(0, 60))
+def test_a_hold_that_is_lifted_reads_what_it_would_be_without(seed, cut):
+    """A vector is made as of its own moment, wherever that lies between two multiples."""
+    log = random_log(seed, HELD)
+    free = replace(
+        HELD, statistics=tuple(replace(s, held_s=None) for s in HELD.statistics)
+    )
+    rows = []
+    for schema in (HELD, free):
+        features = Features(schema)
+        pending = PendingRows(features.columns())
+        pending.append(features.observe(*log.cut(0, cut), pending))
+        if schema is HELD:
+            lifted = Features(schema)
+            lifted.restore(features.state())
+            lifted.lift()
+            features = lifted
+        rows.append(features.observe(*log.cut(cut, len(log.events)), pending)["numbers"])
+
+    np.testing.assert_allclose(*rows, rtol=1e-5, atol=1e-6)
 
 
 def two_moments(schema, later_ms, clicked=True):

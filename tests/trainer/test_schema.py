@@ -119,6 +119,11 @@ def test_the_digest_tells_schemas_apart():
             "between",
         ),
         (
+            {"statistics": [{"key": ["a"], "half_lives_h": [3, 0.1], "held_s": 100 * 3600}]},
+            "features.statistics[0].held_s",
+            "more than 256 half-lives of 0.1 h",
+        ),
+        (
             {"statistics": [{"key": ["a"], "half_lives_h": [3, 3]}]},
             "features.statistics[0].half_lives_h",
             "twice",

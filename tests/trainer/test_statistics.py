@@ -90,6 +90,20 @@ def test_a_held_statistic_lasts_through_years_and_every_half_life():
     np.testing.assert_allclose(np.concatenate(got)[:, [0, 3]], want, atol=1e-5)
 
 
+@pytest.mark.parametrize("interval", range(13))
+def test_what_is_held_longest_stays_as_it_was(interval):
+    """256 half-lives on, and over the scaling of all counts: to the last, what it was."""
+    life, hold = 0.1, 256 * HOUR // 10
+    begins = (START // hold + 1 + interval) * hold
+    held = KeyStatistics((life,), age=True, max_keys=10, held_s=hold / 1000)
+    after = [begins + hold * share // 1000 for share in (0, 1, 100, 300, 500, 700, 900, 999)]
+    at = [begins - 5_000, begins - 4_000, begins - 1_000, *after]
+    rows = count(held, (life,), at, np.full(len(at), 7))[3:, :3]
+
+    assert abs(rows[0, 0] - np.log1p(3)) < 0.05
+    np.testing.assert_allclose(rows, np.repeat(rows[:1], len(rows), axis=0), atol=1e-5)
+
+
 def test_an_absent_key_is_neither_read_nor_counted():
     """Users without a last click are not one big user."""
     statistics = KeyStatistics((1.0,), age=True, max_keys=10)
