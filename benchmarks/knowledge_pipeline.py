@@ -5,8 +5,8 @@ float16 of most users, items and pairs of a user and a category, in generations 
 force one after another while the log is read; each but the first amends the one before it. Then it
 trains over the log in turn without the store and with it, round after round, at the defaults of
 the product: DIN, the gated plug at the narrowest layer, batches of 512, one torch thread beside the
-one that reads. ``core_us_per_example`` is processor time of the whole process; ``learn`` and ``ingest``
-are of each thread alone, on batches in memory and without a learner.
+one that reads. ``core_us_per_example`` is processor time of the whole process; ``learn`` and
+``ingest`` are of each thread alone, on batches in memory and without a learner.
 """
 
 import argparse

@@ -280,7 +280,7 @@ class Refresher:
 def _level(
     loss: float | None, clicks: int | None, before: Mapping[str, Any]
 ) -> dict[str, float | int | None]:
-    """Return what the next generation's loss is compared with: the mean of the last ones, by clicks.
+    """Return what the next generation's loss is compared with: the mean of the last, by clicks.
 
     So one window that is bad by chance is not what the next has to reach, and one without clicks
     does not end the comparison.

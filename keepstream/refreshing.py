@@ -261,7 +261,8 @@ class Refreshing:
             return self.every_ms is not None and self.failed is None  # no boundary was passed
         if self.counts.keys() == {"passed"}:
             return False
-        return self.last.verdict.decision is Decision.ACCEPT and self.failed is None
+        accepted = self.last.verdict.decision is Decision.ACCEPT
+        return accepted and self.last.switch is not None and self.failed is None
 
     def to_json(self) -> dict[str, Any]:
         """Return what was made, for a monitor."""
@@ -292,7 +293,8 @@ def told(refreshed: Refreshed, took_s: float | None = None) -> str:
         return f"held: {manifest.name}, trained until {utc(manifest.trained_until_ms)}. {reasons}"
     vectors, written = sum(manifest.counts.values()), sum(manifest.changed.values())
     since = f"in force: {manifest.name} from {utc(switch.from_ms)} on" if switch else (
-        f"not in force: {manifest.name}, as another was put in force meanwhile"
+        f"not in force: {manifest.name}, as another was put in force meanwhile (if it is right "
+        f"all the same: keepstream knowledge activate {manifest.name})"
     )  # fmt: skip
     again = ", made before" if refreshed.repeated else ""
     return (

@@ -160,8 +160,8 @@ class GenerationCorrupt(KnowledgeError):
         self.path = path
         self.fact = fact
         super().__init__(
-            f"{path}: {fact}. If it is in force go back with `keepstream knowledge rollback`; then "
-            "delete the folder and build anew, without it as a base."
+            f"{path}: {fact}. Restore the folder from a backup; or, if it is in force, go back "
+            "with `keepstream knowledge rollback` and build anew, without it as a base."
         )
 
 

@@ -93,8 +93,12 @@ def next_number(root: Path, descriptor: int) -> int:
 
 @contextmanager
 def building(root: Path) -> Iterator[int]:
-    """Hold the lock of builds; yield its file. Raises `StoreBusy` at once where it is held."""
-    with _locked(root / "lock", 0.0) as descriptor:
+    """Hold the lock of builds; yield its file.
+
+    Raises `StoreBusy` where others hold it for ten seconds: a build may take longer, an activation
+    or a prune does not.
+    """
+    with _locked(root / "lock", _PATIENCE_S) as descriptor:
         yield descriptor
 
 

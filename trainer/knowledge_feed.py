@@ -319,8 +319,11 @@ class KnowledgeFeed:
         schedule = schedule_of((*self._journal.switches, *news))
         self._journal.append(news)  # 1
         self._knowledge.follow(schedule)  # 2
-        for taken in news:
-            self._tell(f"Knowledge: {taken.generation} is in force from {taken.from_ms} ms on.")
+        if len(news) > 1:
+            self._tell(f"Knowledge: {len(news):,} switches, from {news[0].from_ms} ms on.")
+        if news:
+            last = news[-1]
+            self._tell(f"Knowledge: {last.generation} is in force from {last.from_ms} ms on.")
 
     def _tell_once(self, line: str) -> None:
         if line not in self._told:

@@ -8,6 +8,7 @@ from typing import Final, TextIO
 from keepstream.commands.command import Command, UsageError, print_json, say
 from keepstream.commands.knowledge_files import SUFFIXES, Block, blocks
 from keepstream.commands.knowledge_look import PAIRS, add_store, described, utc, when
+from keepstream.commands.knowledge_switch import warn_of
 from knowledge_store.kinds import DTYPES, Kind
 from knowledge_store.manifest import Manifest
 from knowledge_store.store import KnowledgeStore
@@ -98,16 +99,22 @@ def build(args: argparse.Namespace, out: TextIO) -> int:
     ]
     found = {table.kind: table.of_kind(args.dtype, base) for table in tables}
     said = {"source": "files", "files": [path.name for path in args.files]}
+    rows = dict.fromkeys(found, 0)
     with store.build({**(base.kinds if base else {}), **found}, args.base) as builder:
         for table in tables:
             for ids, vectors in table.blocks():
                 builder.put(table.kind, ids, vectors)
+                rows[table.kind] += ids.size
         manifest = builder.commit(trained_until_ms=trained_until_ms, about=said)
+    for kind, count in rows.items():
+        if again := count - manifest.changed[kind]:
+            say(f"{again:,} rows of {kind} came again later: the last row of an id counts.")
     switch = None
     if args.activate:
         last = store.current()
         from_ms = max(trained_until_ms, trained_until_ms if last is None else last.from_ms)
         switch = store.activate(manifest.name, from_ms)
+        warn_of(store, switch, last)
     if args.json:
         print_json({**described(manifest), "from_ms": switch and switch.from_ms}, out)
         return 0

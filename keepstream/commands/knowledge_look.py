@@ -15,11 +15,15 @@ from knowledge_store.knowledge import Knowledge
 from knowledge_store.manifest import Manifest
 from knowledge_store.schedule import Schedule, Switch
 from knowledge_store.store import KnowledgeStore
+from stream.decode import EARLIEST_MS, LATEST_MS
 from stream.ids import hash_text
 
 PAIRS: Final = "interaction"  # the kind whose ids are those of pairs: user and category
 _LATEST_MS: Final = 253_402_300_800_000  # the year 10000, which no calendar here knows
 _CACHE_BYTES: Final = 1 << 20  # a few ids
+_MISSING: Final = (
+    "Restore the folder from a backup, or take the switch back with `keepstream knowledge rollback`"
+)
 _SHOWN: Final = 8  # numbers of a vector, on a line
 
 
@@ -42,11 +46,20 @@ def utc(at_ms: int) -> str:
 
 
 def when(text: str, option: str) -> int:
-    """Return the event time (ms) that an option gives; raise `UsageError`."""
+    """Return the event time (ms) that an option gives: one that events can have, or 0, of none.
+
+    Raises `UsageError`: a year or epoch seconds, taken for ms, would let any look-up pass.
+    """
     try:
-        return time_ms(text)
+        at_ms = time_ms(text)
     except ValueError as error:
         raise UsageError(f"{option} {text}: {error}. Give 2026-11-01T06:00, say, or ms.") from error
+    if at_ms and not EARLIEST_MS <= at_ms <= LATEST_MS:
+        raise UsageError(
+            f"{option} {text}: as milliseconds that is {utc(at_ms)}, and events are from "
+            f"{utc(EARLIEST_MS)[:10]} to {utc(LATEST_MS)[:10]}. Give 2026-11-01T06:00, say, or ms."
+        )
+    return at_ms
 
 
 def described(manifest: Manifest) -> dict[str, Any]:
@@ -67,8 +80,9 @@ def _add_list(parser: argparse.ArgumentParser) -> None:
 def list_(args: argparse.Namespace, out: TextIO) -> int:
     """List the generations of a store, oldest first, and which is in force from when on.
 
-    A * is at the one in force. Sizes count linked files in every generation that has them. Exits
-    with 1 where one is damaged as far as its manifest, names and sizes tell.
+    A * is at the one that was switched to last. Sizes count linked files in every generation that
+    has them. Exits with 1 where one is missing, or damaged as far as its manifest, names and sizes
+    tell.
 
     Examples:
       keepstream knowledge list --store knowledge
@@ -78,7 +92,16 @@ def list_(args: argparse.Namespace, out: TextIO) -> int:
     store = KnowledgeStore(args.store)
     switches, current = store.switches(), store.current()
     faults = store.verify(deep=False)
-    rows = []
+    rows: list[dict[str, Any]] = []
+    there = {path.name for path in store.folders()}
+    missing = sorted({switch.generation for switch in switches} - there)
+    for name in missing:
+        at = [s.from_ms for s in switches if s.generation == name]
+        last = current is not None and current.generation == name
+        fault_of = f"it is missing. {_MISSING}"
+        rows.append(
+            {"generation": name, "in_force_from_ms": at, "in_force": last, "fault": fault_of}
+        )
     for path in store.folders():
         fault = faults.get(path.name)
         row: dict[str, Any] = {"generation": path.name}
@@ -95,7 +118,7 @@ def list_(args: argparse.Namespace, out: TextIO) -> int:
         print(f"{args.store}: no generation yet.", file=out)
     else:
         _print_table(rows, out)
-    return 1 if faults else 0
+    return 1 if faults or missing else 0
 
 
 def _print_table(rows: Sequence[Mapping[str, Any]], out: TextIO) -> None:
@@ -217,7 +240,7 @@ def verify(args: argparse.Namespace, out: TextIO) -> int:
         for row in rows:
             print(f"{row['generation']}  " + (row["fault"] or "ok"), file=out)
         for fault in switches:
-            print(fault, file=out)
+            print(f"{fault}. {_MISSING}", file=out)
         if not rows:
             print(f"{args.store}: no generation yet.", file=out)
     return 1 if switches or any(row["fault"] for row in rows) else 0
@@ -281,7 +304,8 @@ def get(args: argparse.Namespace, out: TextIO) -> int:
     if args.json:
         print_json({"generation": name, "at_ms": at_ms, "vectors": rows}, out)
     else:
-        print(f"{name or 'no generation'} is in force at {utc(at_ms)}", file=out)
+        asked = "answers" if args.generation else "is in force"
+        print(f"{name or 'no generation'} {asked} at {utc(at_ms)}", file=out)
         for row in rows:
             print(f"{row['id']}: {_vector(row['vector'])}", file=out)
     return 0 if found.present.any() else 1

@@ -1,14 +1,18 @@
 """`keepstream knowledge activate`, `rollback`, `prune`: which generation is in force or goes."""
 
 import argparse
+import time
+from contextlib import suppress
 from typing import Final, TextIO
 
-from keepstream.commands.command import Command, UsageError, print_json
+from keepstream.commands.command import Command, UsageError, print_json, say
 from keepstream.commands.knowledge_look import add_store, utc, when
+from knowledge_store.errors import KnowledgeError
 from knowledge_store.schedule import Switch
 from knowledge_store.store import KnowledgeStore
 
 _KEEP: Final = 3  # the one in force, and two to go back to
+_DAY_MS: Final = 86_400_000
 
 
 def _add_activate(parser: argparse.ArgumentParser) -> None:
@@ -40,7 +44,32 @@ def activate(args: argparse.Namespace, out: TextIO) -> int:
         from_ms = store.manifest(args.generation).trained_until_ms
         if (last := store.current()) is not None:
             from_ms = max(from_ms, last.from_ms)
-    return _tell(args, store.activate(args.generation, from_ms), out)
+    current = store.current()
+    switch = store.activate(args.generation, from_ms)
+    warn_of(store, switch, current)
+    return _tell(args, switch, out)
+
+
+def warn_of(store: KnowledgeStore, switch: Switch, before: Switch | None) -> None:
+    """Say what a switch does that nobody may want: one far ahead, one to other kinds."""
+    if switch.from_ms > 1000 * time.time() + _DAY_MS:
+        say(
+            f"{utc(switch.from_ms)} is more than a day ahead: nothing else can be in force before "
+            "it. If that is a mistake: keepstream knowledge rollback"
+        )
+    if before is None or before.generation == switch.generation:
+        return
+    with suppress(KnowledgeError):  # a damaged one is no reason not to leave it
+        new, old = (store.manifest(s.generation).kinds for s in (switch, before))
+        if dict(new) != dict(old):
+            told = [
+                ", ".join(f"{k.name} {k.width}" for k in kinds.values()) for kinds in (old, new)
+            ]
+            say(
+                f"{switch.generation} has other kinds or widths than {before.generation} (before: "
+                f"{told[0]}; now: {told[1]}). Running trainers stay with what they were built for: "
+                "go back with keepstream knowledge rollback, or keep these in a store of their own."
+            )
 
 
 def _add_rollback(parser: argparse.ArgumentParser) -> None:

@@ -268,6 +268,52 @@ def test_arrays_that_are_none_are_refused(place):
         assert fact in build(place, file=file, code=2)["message"]
 
 
+@pytest.mark.parametrize("text", ["2026", "1793491200", "2200-01-01", "1"])
+def test_a_year_or_seconds_are_not_taken_for_milliseconds(place, text):
+    """Vectors said to have learned nothing since 1970 would be given to every example."""
+    assert "as milliseconds that is" in build(place, until=text, code=2)["message"]
+    build(place, until="0")  # of no event at all, as those of texts
+    for sub in (("activate", "g-00000001", "--from"), ("get", "--kind", "item", "--id", 1, "--at")):
+        assert "events are from 2001-09-09" in call(place, *sub, text, code=2)["message"]
+
+
+def test_an_id_that_comes_twice_is_said(place, capsys):
+    """The last row counts, and the file may be wrong."""
+    ids = np.array(["a", "b", "a"])
+    np.savez(place / "twice.npz", id=ids, vector=np.eye(3, dtype=np.float32))
+    build(place, file="twice.npz")
+
+    assert "1 rows of item came again later" in capsys.readouterr().err
+
+
+def test_a_deleted_generation_is_listed_as_missing(place):
+    """Somebody has cleared a disk: what was in force is gone, and the list must say so."""
+    build(place, "--activate")
+    build(place, "--activate", until="2026-11-02")
+    shutil.rmtree(place / "k" / "generations" / "g-00000002")
+    said = call(place, "list", code=1)["generations"]
+    assert ["g-00000002", "g-00000001"] == [row["generation"] for row in said]
+    assert "knowledge rollback" in said[0]["fault"]
+    code, printed = keepstream("knowledge", "verify", "--store", place / "k")
+    assert (1, True) == (code, "knowledge rollback" in printed)
+
+    call(place, "rollback")
+    call(place, "list")
+
+
+def test_a_switch_that_nobody_may_want_is_warned_of(place, capsys):
+    """One to the year 2099 makes a store deaf; one to other widths stops every trainer's next."""
+    build(place, "--activate")
+    np.savez(place / "narrow.npz", id=np.arange(1, 4), vector=np.eye(3, dtype=np.float32))
+    capsys.readouterr()
+    build(place, "--activate", until="2026-11-02", file="narrow.npz")
+    printed = capsys.readouterr().err
+    assert "before: item 6; now: item 3" in printed
+    assert "ahead" not in printed
+    call(place, "activate", "g-00000001", "--from", "2099-01-01")
+    assert "more than a day ahead" in capsys.readouterr().err
+
+
 def test_wrong_usage_says_the_next_move(place):
     """A script tells what it called wrongly by the exit code, a person by the sentence."""
     assert "NoStore" == call(place, "list", code=2)["error"]

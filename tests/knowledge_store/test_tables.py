@@ -212,6 +212,35 @@ def test_readers_leave_no_trace_and_share(tmp_path):
     assert before == {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
+def test_a_table_on_a_disk_that_cannot_be_written_is_read(tmp_path):
+    """A trainer's volume is mounted read-only, and belongs to another user."""
+    written(tmp_path / "a")
+    before = {
+        path: (path.stat().st_mtime_ns, path.stat().st_ino) for path in (tmp_path / "a").iterdir()
+    }
+    (tmp_path / "a").chmod(0o555)
+    for path in before:
+        path.chmod(0o444)
+    program = (
+        "import sys, numpy as np; from pathlib import Path; from knowledge_store.kinds import Kind;"
+        "from knowledge_store.tables import Table;"
+        f"t = Table(Path(sys.argv[1]), Kind({KIND.name!r}, {KIND.width}, {KIND.dtype!r}));"
+        "print(sum(len(ids) for ids, _ in t.scan())); t.close()"
+    )
+    reads = [sys.executable, "-c", program, str(tmp_path / "a")]
+    mount = f"mount --bind {tmp_path}/a {tmp_path}/a && mount -o remount,ro,bind {tmp_path}/a"
+    alone = ["unshare", "--mount", "--map-root-user", "sh", "-c"]
+    if shutil.which("unshare") and not subprocess.run([*alone, mount], check=False).returncode:
+        reads = [*alone, f'{mount} && exec "$@"', "sh", *reads]
+    done = subprocess.run(reads, capture_output=True, text=True, check=False)
+
+    assert str(len(IDS)) == done.stdout.strip(), done.stderr
+    after = {
+        path: (path.stat().st_mtime_ns, path.stat().st_ino) for path in (tmp_path / "a").iterdir()
+    }
+    assert before == after
+
+
 def test_a_table_deleted_while_it_is_open_serves_on(tmp_path):
     """A pruned generation may still be in force for a trainer."""
     folder = written(tmp_path / "t")

@@ -122,9 +122,7 @@ def test_a_restart_changes_no_bit(seed, schema, cut):
 def test_a_hold_that_is_lifted_reads_what_it_would_be_without(seed, cut):
     """A vector is made as of its own moment, wherever that lies between two multiples."""
     log = random_log(seed, HELD)
-    free = replace(
-        HELD, statistics=tuple(replace(s, held_s=None) for s in HELD.statistics)
-    )
+    free = replace(HELD, statistics=tuple(replace(s, held_s=None) for s in HELD.statistics))
     rows = []
     for schema in (HELD, free):
         features = Features(schema)
