@@ -82,7 +82,7 @@ def lift(files: Sequence[File]) -> Figure:
     axes.axvline(0, color=INK, linewidth=1)
     axes.set_ylim(-0.6, len(arms) - 0.3)
     axes.grid(visible=False, axis="y")
-    axes.set_xlabel("AUC per request, over the scene alone (mean of days, 95 % interval)")
+    axes.set_xlabel("lift in AUC per request (mean of days, 95 % interval)")
     return figure
 
 
