@@ -283,7 +283,7 @@ def test_what_the_guard_holds_is_said_and_not_in_force(site, tmp_path, capsys):
     told(*site.refresh(tmp_path, "--once", log=log))
     store = KnowledgeStore(tmp_path / "store")
     write_log(log, site.parts[1])
-    shattered = ("--fresh", "--set", "train.seed=9", "--set", "model.learning_rate=0.3")
+    shattered = ("--fresh", "--set", "train.seed=9", "--set", "model.learning_rate=3")
     code, printed = keepstream(*site.refresh(tmp_path, "--once", *shattered, log=log))
 
     assert (1, "g-00000001") == (code, store.current().generation)
