@@ -5,8 +5,8 @@ it goes. The extractor's vectors are turned at random before each refresh, as th
 that is trained anew would be, and the refresh has to align them. At some of the switches the same
 run is made twice more, all the same up to then: without that switch (the generation before stays
 in force), and with the new generation in a space of its own. ``jump`` is the log loss of the
-window after a switch, less that of the same impressions without the switch: a mean over switches
-and seeds, with a 95 % interval by Student's t. ``ratio`` is the aligned jump over the unaligned
+window after a switch, less that of the same impressions without the switch: a mean over them all,
+with a 95 % interval by Student's t over switches and seeds. ``ratio`` is the aligned jump over the unaligned
 one: at or below 0 there is none, and the fresher generation is the better one at once. The curve
 is the same by the time since the switch. The log is the simulated site of `knowledge_sim`, or with
 `--events` (and `--history`) a real one.
@@ -92,7 +92,8 @@ def one_seed(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
     end = int(aligned.columns["at"].max())
     late = [s for s in made.store.switches() if start + FROM_MS <= s.from_ms <= end - every]
     chosen = [late[k] for k in np.linspace(0, len(late) - 1, args.switches).round().astype(int)]
-    found: dict[str, Any] = {"verdicts": made.cost.verdicts, "loss": [], "jumps": {}, "curves": {}}
+    found: dict[str, Any] = {"verdicts": made.cost.verdicts, "loss": [], "impressions": []}
+    found |= {"jumps": {}, "curves": {}}
     for number, switch in enumerate(dict.fromkeys(chosen)):
         scene, copy = folder / f"scene-{number}.parquet", folder / f"store-{number}"
         until(folder / "scene.parquet", scene, switch.from_ms + every)
@@ -107,6 +108,7 @@ def one_seed(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
         since = at - switch.from_ms
         window = (since >= 0) & (since < 1000 * args.window)
         found["loss"].append(float(loss[window].mean()))
+        found["impressions"].append(int(window.sum()))
         for arm, scores in arms.items():
             same, other = by_time(scores, 0, switch.from_ms + every)
             assert np.array_equal(at, same)  # the same impressions
@@ -173,7 +175,9 @@ def summary(seeds: Sequence[dict[str, Any]], refresh_s: int) -> dict[str, Any]:
     width = refresh_s / BINS / 60
     curves: dict[str, Any] = {"minutes": [width * (k + 0.5) for k in range(-BEFORE, BINS)]}
     for arm in ARMS:
-        each = interval([jump for seed in seeds for jump in seed["jumps"][arm]]).to_json()
+        jumps = [jump for seed in seeds for jump in seed["jumps"][arm]]
+        weights = [n for seed in seeds for n in seed["impressions"]]
+        each = interval(jumps, weights).to_json()
         found |= {f"jump_{arm}": each["mean"], f"jump_{arm}_interval": [each["low"], each["high"]]}
         parts = [one for seed in seeds for one in seed["curves"][arm]]
         sums, counts = (np.sum([one[key] for one in parts], axis=0) for key in ("sum", "count"))

@@ -68,9 +68,20 @@ def log_loss(scores: Scores, rows: Any) -> float:
     return float(-np.where(scores.label[rows] > 0, np.log(p), np.log1p(-p)).mean())
 
 
-def interval(values: Sequence[float] | F64) -> Interval:
-    """Return the mean of independent ``values`` and its interval by Student's t."""
+def interval(
+    values: Sequence[float] | F64, weights: Sequence[float] | F64 | None = None
+) -> Interval:
+    """Return the mean of independent ``values`` and its interval by Student's t.
+
+    With ``weights`` (as of means of so many examples each) that of the weighted mean.
+    """
     values = np.asarray(values, np.float64)
+    if weights is not None and values.size > 1:
+        share = np.asarray(weights, np.float64) / np.sum(weights)
+        mean = float(share @ values)
+        spread = np.sqrt(values.size / (values.size - 1) * (share**2 @ (values - mean) ** 2))
+        half = float(_T975[min(values.size - 1, len(_T975)) - 1] * spread)
+        return Interval(mean=mean, low=mean - half, high=mean + half)
     mean = float(values.mean())
     if values.size < 2:
         return Interval(mean=mean, low=float("-inf"), high=float("inf"))
