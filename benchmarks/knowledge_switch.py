@@ -6,10 +6,10 @@ that is trained anew would be, and the refresh has to align them. At some of the
 run is made twice more, all the same up to then: without that switch (the generation before stays
 in force), and with the new generation in a space of its own. ``jump`` is the log loss of the
 window after a switch, less that of the same impressions without the switch: a mean over them all,
-with a 95 % interval by Student's t over switches and seeds. ``ratio`` is the aligned jump over the unaligned
-one: at or below 0 there is none, and the fresher generation is the better one at once. The curve
-is the same by the time since the switch. The log is the simulated site of `knowledge_sim`, or with
-`--events` (and `--history`) a real one.
+with a 95 % interval by Student's t over switches and seeds. ``ratio`` is the aligned jump over the
+unaligned one: at or below 0 there is none, and the fresher generation is the better one at once.
+The curve is the same by the time since the switch. The log is the simulated site of
+`knowledge_sim`, or with `--events` (and `--history`) a real one.
 """
 
 import argparse
