@@ -40,7 +40,7 @@ Order = npt.NDArray[np.int64]
 
 AMENDMENTS: Final = 8  # a table of more is written anew: a look-up takes up to 1.6 times as long
 SHARE: Final = 0.5  # … or where they are together more than this of what they amend
-_BLOCK: Final = 4096  # rows a batch of writing
+_BLOCK: Final = 16_384  # rows a batch of writing
 _BUFFER: Final = 32 << 20  # bytes of rows in memory that become a file, while as many are written
 _FILES: Final = 64  # about as many files at most: of a larger table, larger ones
 _ONE_FILE: Final = 256 << 20  # bytes of an amendment in memory, to be one file if it fits in them
@@ -228,6 +228,7 @@ def table_options(*, log: bool = False, buffer: int = _BUFFER) -> Options:
     options.set_compression_type(DBCompressionType.none())
     options.set_disable_auto_compactions(True)
     options.set_write_buffer_size(buffer)
+    options.set_allow_concurrent_memtable_write(False)  # one thread writes, a little faster
     options.set_target_file_size_base(_FILE)
     options.set_skip_stats_update_on_db_open(True)
     if not log:
