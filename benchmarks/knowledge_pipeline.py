@@ -21,15 +21,11 @@ import numpy as np
 import numpy.typing as npt
 
 from benchmarks.machine import report, rounded
-from benchmarks.pipeline import open_log, run_pipeline
+from benchmarks.pipeline import open_log, run_pipeline, write_log
 from keepstream.config import Config, from_tables
 from keepstream.wiring import build_ingest, build_training
 from knowledge_store.kinds import Kind, pair_ids
 from knowledge_store.store import KnowledgeStore
-from replay.simulate import TOPICS, write
-from replay.world import World, WorldConfig
-from stream.filelog import create_topic
-from stream.filelog_writer import FileLogWriter, LogWriterConfig
 from trainer.items import LearnItem
 
 U64 = npt.NDArray[np.uint64]
@@ -52,15 +48,6 @@ def config(store: Path | None, batch_size: int | None) -> Config:
     if store is not None:
         tables["knowledge"] = {"store": str(store), "category": "category", "follow": "history"}
     return from_tables(tables)
-
-
-def write_log(root: Path, impressions: int, per_message: int) -> None:
-    """Write a simulated world into a file log."""
-    for topic in TOPICS:
-        create_topic(root, topic, 1)
-    world = World(WorldConfig(impressions=impressions, requests_per_s=1.0, users=50_000))
-    with FileLogWriter(root, LogWriterConfig(fsync="never")) as writer:
-        write(world, writer.append, per_message=per_message)
 
 
 def write_store(root: Path, log: Path, generations: int) -> dict[str, int]:

@@ -104,12 +104,12 @@ def _add_prune(parser: argparse.ArgumentParser) -> None:
         type=int,
         default=_KEEP,
         metavar="N",
-        help=f"how many of the newest stay, and the one in force ({_KEEP})",
+        help=f"how many of the newest stay, and of the newest that have been in force ({_KEEP})",
     )
 
 
 def prune(args: argparse.Namespace, out: TextIO) -> int:
-    """Delete old generations; the one in force and the newest stay.
+    """Delete old generations; the newest, and the newest that have been in force, stay.
 
     Times in which a deleted one was in force have no knowledge any more: a replay of them needs
     the generations kept. Readers that have one open read on.
