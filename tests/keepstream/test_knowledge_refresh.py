@@ -291,6 +291,21 @@ def test_what_the_guard_holds_is_said_and_not_in_force(site, tmp_path, capsys):
     assert "g-00000001 stays in force" in capsys.readouterr().err
 
 
+def test_what_was_taken_back_is_not_told_as_in_force(site, tmp_path):
+    """Somebody has rolled back: a refresh without news leaves it so, and does not end with 0."""
+    log = write_log(tmp_path / "log", site.parts[0])
+    told(*site.refresh(tmp_path, "--once", log=log))
+    write_log(log, site.parts[1])
+    told(*site.refresh(tmp_path, "--once", log=log))
+    store = KnowledgeStore(tmp_path / "store")
+    store.rollback()
+    code, printed = keepstream(*site.refresh(tmp_path, "--once", log=log))
+
+    assert (1, True) == (code, printed.startswith("not in force: g-00000002"))
+    assert "keepstream knowledge activate g-00000002" in printed
+    assert "g-00000001" == store.current().generation
+
+
 def test_two_refreshes_of_a_store_do_not_run_at_once(site, tmp_path):
     """Each would align to what the other has just replaced."""
     command = site.refresh(tmp_path, "--once")

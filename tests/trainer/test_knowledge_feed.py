@@ -432,6 +432,20 @@ def test_a_generation_that_is_gone_is_named_when_it_is_needed(tmp_path):
         given_to(feed_of(store, given=journal), shown([1]))
 
 
+def test_a_damaged_generation_that_lies_behind_stops_no_restart(tmp_path):
+    """It is no worse than one that is gone: who looks it up is told, and nobody else."""
+    store = store_in(tmp_path, START_MS, START_MS + 20_000)
+    journal = tmp_path / "knowledge.ndjson"
+    given_to(feed_of(store, journal=journal), shown([1, 30]))
+    manifest = store.path("g-00000001") / "manifest.json"
+    manifest.chmod(0o644)
+    manifest.write_bytes(manifest.read_bytes()[:-9])
+
+    assert given_to(feed_of(store, given=journal), shown([30], [1]))[1].all()
+    with pytest.raises(KnowledgeError, match="g-00000001"):
+        given_to(feed_of(store, given=journal), shown([1]))
+
+
 def test_a_generation_of_the_same_name_with_other_vectors_is_refused(four, tmp_path):
     """The digest tells: a store that was made anew is another one."""
     activate(four, 1, 0)
