@@ -87,13 +87,13 @@ class Sides:
 
         >>> shape = ModelShape(("item", "user"), (), (), (), 4)
         >>> sides = Sides(shape)
-        >>> [sides.of_number(n) for n in ("item.ctr.0.5h", "user*item.age", "hour_sin", "price")]
+        >>> [sides.of_number(n) for n in ("item@a.ctr.0.5h", "user*item.age", "hour_sin", "price")]
         ['item', 'pair', 'context', 'pair']
         """
         if name in CLOCK:
             return "context"
         found = _STATISTIC.fullmatch(name)
-        return self._of_parts(found[1].split("*")) if found else "pair"
+        return self._of_parts(found[1].partition("@")[0].split("*")) if found else "pair"
 
     def _of_field(self, name: str) -> Side:
         return "pair" if "*" in name else self._of_parts([name])

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from stream.events import EventColumns
-from stream.ids import hash_integers, salted
+from stream.ids import hash_integers, hash_text, salted
 from stream.join import Joined, Settled
 from stream.pending import ColumnSpec, PendingRows
 from stream.state import State
@@ -72,6 +72,10 @@ class Features:
         for name, width in events.lists:
             self._list_column[name] = slice(start, start + width)
             start += width
+        self._scenes = [
+            np.array([hash_text(name) for name in s.scenes], np.uint64) if s.scenes else None
+            for s in schema.statistics
+        ]
         self._clear()
 
     def _clear(self) -> None:
@@ -94,7 +98,7 @@ class Features:
             "ids": (np.uint64, len(schema.id_fields)),  # salted by field, 0 where absent
             "sequences": (np.uint64, sum(n for _, n in schema.sequences)),  # likewise, padded
             "numbers": (np.float32, len(schema.row_numbers)),  # NaN: missing in the event
-            "keys": (np.uint64, len(schema.statistics)),  # of the statistics, for its feedback
+            "keys": (np.uint64, len(schema.statistics)),  # that it counts for, as its click does
             "oracle": (np.float32, None),  # NaN where there is none
             "user_activity": (np.int32, None),  # the user's earlier impressions
             "item_age_h": (np.float32, None),  # since the item was first shown; 0: never before
@@ -129,13 +133,15 @@ class Features:
             rows["ids"][:, i] = salted(parts[name], name)
         for i, cross in enumerate(self._schema.crosses, len(self._schema.ids)):
             rows["ids"][:, i] = combined([parts[p] for p in cross], f"cross:{'*'.join(cross)}")
+        read_keys = np.empty_like(rows["keys"])
         for k, s in enumerate(self._schema.statistics):
-            rows["keys"][:, k] = combined([parts[p] for p in s.key], f"statistic:{s.name}")
+            read_keys[:, k] = combined([parts[p] for p in s.key], f"statistic:{s.name}")
+            counts = True if self._scenes[k] is None else np.isin(rows["scene"], self._scenes[k])
+            rows["keys"][:, k] = np.where(counts, read_keys[:, k], np.uint64(0))
         clicks["keys"][~known] = rows["keys"][source[~known]]
         show["keys"] = _after(self._open_shows["keys"], rows["keys"])
         click["keys"] = _after(self._open_clicks["keys"], clicks["keys"])
-        rows["item_age_h"] = self._count(timeline, show, click["keys"], rows["numbers"])
-
+        rows["item_age_h"] = self._count(timeline, read_keys, show, click["keys"], rows["numbers"])
         open_shows, open_clicks = show["at"] == timeline.last, click["at"] == timeline.last
         self._open_shows = {name: show[name][open_shows] for name in _SHOW}
         self._open_clicks = {name: click[name][open_clicks] for name in _CLICK}
@@ -218,7 +224,9 @@ class Features:
         ids = events.ids[accepted]
         return parts | {n: np.ascontiguousarray(ids[:, i]) for n, i in self._id_column.items()}
 
-    def _count(self, timeline: Timeline, show: Columns, click_keys: U64, numbers: F32) -> F32:
+    def _count(
+        self, timeline: Timeline, read_keys: U64, show: Columns, click_keys: U64, numbers: F32
+    ) -> F32:
         """Fill the statistics' columns of ``numbers``, and return the items' ages (m,), hours."""
         schema = self._schema
         m = numbers.shape[0]
@@ -236,6 +244,7 @@ class Features:
                 decays[s.half_lives_h],
                 np.ascontiguousarray(show["keys"][:, k]),
                 np.ascontiguousarray(click_keys[:, k]),
+                read_key=np.ascontiguousarray(read_keys[:, k]),
                 prior_shown=schema.prior_shown,
                 prior_ctr=prior,
                 out=numbers,

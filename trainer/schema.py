@@ -34,12 +34,14 @@ class Statistic:
     key: tuple[str, ...]  # parts: built-in ids, last_click or id features of the event
     half_lives_h: tuple[float, ...] = (0.5, 3.0, 12.0, 48.0)  # the hour, the day, and what lasts
     age: bool = True  # how long the key has been known: what is new behaves differently
+    scenes: tuple[str, ...] = ()  # what is shown elsewhere does not count; (): everything does
     held_s: float | None = None  # read as of the last multiple of it (event time); None: of now
 
     @property
     def name(self) -> str:
-        """How columns and reports call it, as in ``user*item``."""
-        return "*".join(self.key)
+        """How columns and reports call it, as in ``user*item`` or ``item@front,search``."""
+        where = f"@{','.join(self.scenes)}" if self.scenes else ""
+        return "*".join(self.key) + where
 
     @property
     def numbers(self) -> tuple[str, ...]:
@@ -119,7 +121,10 @@ class FeatureSchema:
             given["statistics"] = tuple(
                 _statistic(row, f"features.statistics[{i}]") for i, row in enumerate(rows)
             )
-            _no_doubles([s.key for s in given["statistics"]], "features.statistics")
+            _no_doubles(
+                [(*s.key, *(f"@{scene}" for scene in s.scenes)) for s in given["statistics"]],
+                "features.statistics",
+            )
         if "history" in table:
             given["history"] = _whole(table["history"], "features.history", least=0)
         for name in ("hour_of_day", "request_relative"):
@@ -243,8 +248,9 @@ class FeatureSchema:
         """32 hex digits that are equal for equal schemas, however they were written."""
         said = asdict(self)
         for statistic in said["statistics"]:
-            if statistic["held_s"] is None:  # as it was before there was such a key
-                del statistic["held_s"]
+            for name in ("held_s", "scenes"):  # as it was before there were such keys
+                if not statistic[name]:
+                    del statistic[name]
         return xxh3_128_hexdigest(orjson.dumps(said, option=orjson.OPT_SORT_KEYS))
 
 
@@ -268,9 +274,15 @@ def _sequence(value: object, path: str) -> Sequence[Any]:
     return value
 
 
+def _text(value: object, path: str) -> str:
+    if not isinstance(value, str) or not value:
+        raise FeatureSchemaError(path, f"must be a text, not {value!r}")
+    return value
+
+
 def _name(value: object, path: str) -> str:
-    if not isinstance(value, str) or not value or "*" in value or "/" in value:
-        raise FeatureSchemaError(path, f'must be a name without "*" and "/", not {value!r}')
+    if not isinstance(value, str) or not value or set(value) & set("*/@"):
+        raise FeatureSchemaError(path, f'must be a name without "*", "/" and "@", not {value!r}')
     return value
 
 
@@ -337,8 +349,10 @@ def _lists(value: object) -> tuple[ListFeature, ...]:
 
 
 def _statistic(row: object, path: str) -> Statistic:
-    table = _only(row, ("key", "half_lives_h", "age", "held_s"), path)
+    table = _only(row, ("key", "half_lives_h", "age", "scenes", "held_s"), path)
     given: dict[str, Any] = {"key": _key(table.get("key", ()), f"{path}.key")}
+    if "scenes" in table:
+        given["scenes"] = _scenes(table["scenes"], given["key"], f"{path}.scenes")
     if "half_lives_h" in table:
         lives = _sequence(table["half_lives_h"], f"{path}.half_lives_h")
         given["half_lives_h"] = tuple(
@@ -361,6 +375,16 @@ def _statistic(row: object, path: str) -> Statistic:
                 "half-life out",
             )
     return Statistic(**given)
+
+
+def _scenes(value: object, key: Collection[str], path: str) -> tuple[str, ...]:
+    scenes = tuple(_text(v, f"{path}[{i}]") for i, v in enumerate(_sequence(value, path)))
+    _no_doubles(scenes, path)
+    if "scene" in key:
+        raise FeatureSchemaError(
+            path, 'the key has "scene", so each scene has counts of its own: leave out one of both'
+        )
+    return tuple(sorted(scenes))
 
 
 def _prior(value: object) -> dict[str, float]:

@@ -88,7 +88,7 @@ def _observe(
     index: Any, rows: Any, cells: Any, sizes: Any, scaled: Any,  # the table, changed
     at: Any, show: Any, click: Any, carried: int,  # the timeline
     weight: Any, period: Any, click_weight: Any,  # its decay
-    show_key: Any, click_key: Any,
+    read_key: Any, show_key: Any, click_key: Any,
     prior_shown: float, prior_ctr: Any,
     out: Any, column: int, with_age: bool,
     lives: Any, hold: int,  # ms; hold 0: what is read is of the moment
@@ -123,11 +123,11 @@ def _observe(
                 length = np.int64(_PERIOD * lives[h])
                 unit[h] = np.exp2((scaled[h] * length - as_of) / lives[h])
         while read < show.size and show[read] == t:
-            key = show_key[read]
-            if read + 2 * AHEAD < show.size:
-                fetch_index(index, show_key[read + 2 * AHEAD])
-                fetch_row(index, rows, sizes[0], show_key[read + AHEAD])
             i = read - carried
+            key = read_key[i]
+            if i + 2 * AHEAD < read_key.size:
+                fetch_index(index, read_key[i + 2 * AHEAD])
+                fetch_row(index, rows, sizes[0], read_key[i + AHEAD])
             read += 1
             g = sizes[0]
             row = np.int64(-1)
@@ -214,6 +214,7 @@ class KeyStatistics:
         show_key: U64,
         click_key: U64,
         *,
+        read_key: U64 | None = None,
         prior_shown: float,
         prior_ctr: F64,
         out: F32,
@@ -221,19 +222,22 @@ class KeyStatistics:
     ) -> None:
         """Fill the columns of ``out`` (m, D) from ``column`` on, then count shows and clicks.
 
-        ``show_key`` (S,) and ``click_key`` (C,) are 0 where the key is absent; ``prior_ctr`` (m,)
-        is of the impressions to read. What is written is to be put through `log_in_place`: for
+        ``show_key`` (S,) and ``click_key`` (C,) are 0 where the key is absent, or is not to be
+        counted. ``read_key`` (m,), if others than those counted, and ``prior_ctr`` (m,) are of the
+        impressions to read. What is written is to be put through `log_in_place`: for
         every half-life 1 + shown, 1 + clicked and the odds of the smoothed CTR over those of the
         prior; then 1 + age in hours. All are 1, and 0 after the logarithm, where the key is absent
         or new.
         """
         table = self._table
         table.reserve(show_key.size + click_key.size)
+        if read_key is None:
+            read_key = show_key[timeline.carried :]
         _observe(
             table.index, table.rows, table.rows.view(np.float64), table.sizes, self._scaled,
             timeline.at, timeline.show, timeline.click, timeline.carried,
             decay.weight, decay.period, decay.click,
-            show_key, click_key,
+            read_key, show_key, click_key,
             prior_shown, prior_ctr,
             out, column, self._age,
             self._lives, self._hold_ms, self.lifted,

@@ -25,6 +25,11 @@ from trainer.view import View
 _KEPT: Final = ("at", "request", "user", "item", "scene", "user_activity", "item_age_h", "oracle")
 
 
+_OF_BATCH: Final = (
+    "rows", "sequences", "numbers", "label", "request", "knowledge", "known", "actions",
+)  # fmt: skip
+
+
 @dataclass(frozen=True, eq=False)
 class Scores:
     """What a model said of each impression when it was shown, and what became of it."""
@@ -80,6 +85,7 @@ def served(
     training = build_training(config, None, scratch)
     learn = training.learn
     measure = training._measure
+    chosen = _Chosen(training, config.train.batch_size)
 
     def measured(arms: dict[str, Any], examples: dict[str, Any]) -> None:
         kept.add(arms["as_served"], examples["label"], examples)
@@ -87,15 +93,11 @@ def served(
 
     def learned(item: LearnItem) -> None:
         rows = None if learns is None else learns(item.examples)
-        if rows is None or rows.all():
+        if rows is None or (rows.all() and not len(chosen)):
             learn(item)
             return
-        full, training.learner.learn = (
-            training.learner.learn,
-            (  # type: ignore[method-assign]
-                lambda batch: _learn_some(training, full, batch, rows)
-            ),
-        )
+        full = training.learner.learn
+        training.learner.learn = lambda batch: chosen.learn(full, batch, rows)  # type: ignore[method-assign]
         try:
             learn(item)
         finally:
@@ -107,17 +109,27 @@ def served(
     return kept.scores()
 
 
-def _learn_some(training: Training, learn: Any, batch: Batch, rows: Any) -> Any:
-    """Learn the examples ``rows`` of a batch; return the scores of all of it."""
-    scores = training.learner.score(batch)
-    if rows.any():
-        columns = {
-            name: None if (column := getattr(batch, name)) is None else column[rows]
-            for name in ("rows", "sequences", "numbers", "label", "request", "knowledge", "known",
-                         "actions")
-        }  # fmt: skip
-        learn(Batch(**columns, fresh=int(rows.sum())))
-    return scores
+class _Chosen:
+    """Learns some of the examples that come, in batches as large as if no others had come."""
+
+    def __init__(self, training: Training, size: int) -> None:
+        self._training = training
+        self._size = size
+        self._waiting: list[dict[str, Any]] = []
+
+    def __len__(self) -> int:
+        return sum(len(columns["label"]) for columns in self._waiting)
+
+    def learn(self, learn: Any, batch: Batch, rows: Any) -> Any:
+        """Take the examples ``rows`` of a batch; return the scores of all of it."""
+        scores = self._training.learner.score(batch)
+        columns = {name: getattr(batch, name) for name in _OF_BATCH}
+        self._waiting.append({n: c[rows] for n, c in columns.items() if c is not None})
+        if len(self) >= self._size:
+            some = {n: np.concatenate([w[n] for w in self._waiting]) for n in self._waiting[0]}
+            self._waiting = []
+            learn(Batch(**some, fresh=len(some["label"])))
+        return scores
 
 
 def _run(

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from stream.events import FEEDBACK, IMPRESSION, EventColumns
-from stream.ids import hash_integers, salted
+from stream.ids import hash_integers, hash_text, salted
 from stream.join import Joined, Settled
 from trainer.schema import FeatureSchema
 
@@ -117,7 +117,14 @@ def expected(log_: Log, schema: FeatureSchema) -> list[dict[str, Any]]:
             known = keys[seq][k] is not None
             hold = None if s.held_s is None else round(1000 * s.held_s)
             as_of = now if hold is None else now // hold * hold
-            mine = [j for j in range(seq) if known and keys[j][k] == keys[seq][k]]
+            counts = {hash_text(name) for name in s.scenes}
+            mine = [
+                j
+                for j in range(seq)
+                if known
+                and keys[j][k] == keys[seq][k]
+                and (not counts or int(events.scene[log_.accepted[j]]) in counts)
+            ]
             same = [j for j in mine if at[j] < as_of]
             won = [j for when, j in clicks if when < as_of and j in mine]
             for h in s.half_lives_h:

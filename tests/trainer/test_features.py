@@ -42,7 +42,17 @@ HELD = FeatureSchema.from_table(  # beside one that is not; by the second, the h
         ],
     }
 )
-SCHEMAS = [RICH, PLAIN, BARE, HELD]
+PLACED = FeatureSchema.from_table(  # counted in some scenes, and read in all of them
+    {
+        "statistics": [
+            {"key": ["item"], "half_lives_h": [0.5, 12], "scenes": ["1"]},
+            {"key": ["item"], "half_lives_h": [0.5, 12], "scenes": ["2", "0"], "held_s": 60},
+            {"key": ["user", "item"], "scenes": ["none such"]},
+            {"key": ["item"], "half_lives_h": [0.5, 12]},
+        ],
+    }
+)
+SCHEMAS = [RICH, PLAIN, BARE, HELD, PLACED]
 seeds = st.integers(0, 2**32)
 
 

@@ -124,6 +124,24 @@ def test_the_digest_tells_schemas_apart():
             "more than 256 half-lives of 0.1 h",
         ),
         (
+            {"statistics": [{"key": ["item", "scene"], "scenes": ["front"]}]},
+            "features.statistics[0].scenes",
+            'the key has "scene"',
+        ),
+        ({"statistics": [{"key": ["a"], "scenes": ["s", "s"]}]}, "features.statistics[0].scenes[1]", "already"),
+        ({"statistics": [{"key": ["a"], "scenes": [3]}]}, "features.statistics[0].scenes[0]", "text"),
+        ({"statistics": [{"key": ["a"], "scenes": [""]}]}, "features.statistics[0].scenes[0]", "text"),
+        (
+            {
+                "statistics": [
+                    {"key": ["a"], "scenes": ["s", "t"]},
+                    {"key": ["a"], "scenes": ["t", "s"]},
+                ]
+            },
+            "features.statistics[1]",
+            "already",
+        ),
+        (
             {"statistics": [{"key": ["a"], "half_lives_h": [3, 3]}]},
             "features.statistics[0].half_lives_h",
             "twice",
