@@ -262,7 +262,7 @@ def _write(
     """Write the rows in their ``order`` and flush; ``settle``: move them to the bottom."""
     unlogged = WriteOptions()
     unlogged.disable_wal = True  # type: ignore[assignment,method-assign]  # a property, in truth
-    unlogged.memtable_insert_hint_per_batch = True  # type: ignore[assignment,method-assign]
+    unlogged.memtable_insert_hint_per_batch = True  # rows come in order
     factors = multipliers(kind)
     as_stored = vectors.dtype == kind.numpy and vectors.flags.c_contiguous
     words = words_of(kind, vectors if as_stored else vectors[:0])

@@ -136,8 +136,9 @@ class Features:
         read_keys = np.empty_like(rows["keys"])
         for k, s in enumerate(self._schema.statistics):
             read_keys[:, k] = combined([parts[p] for p in s.key], f"statistic:{s.name}")
-            counts = True if self._scenes[k] is None else np.isin(rows["scene"], self._scenes[k])
-            rows["keys"][:, k] = np.where(counts, read_keys[:, k], np.uint64(0))
+            rows["keys"][:, k] = read_keys[:, k]
+            if (scenes := self._scenes[k]) is not None:
+                rows["keys"][~np.isin(rows["scene"], scenes), k] = 0
         clicks["keys"][~known] = rows["keys"][source[~known]]
         show["keys"] = _after(self._open_shows["keys"], rows["keys"])
         click["keys"] = _after(self._open_clicks["keys"], clicks["keys"])

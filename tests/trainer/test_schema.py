@@ -128,9 +128,21 @@ def test_the_digest_tells_schemas_apart():
             "features.statistics[0].scenes",
             'the key has "scene"',
         ),
-        ({"statistics": [{"key": ["a"], "scenes": ["s", "s"]}]}, "features.statistics[0].scenes[1]", "already"),
-        ({"statistics": [{"key": ["a"], "scenes": [3]}]}, "features.statistics[0].scenes[0]", "text"),
-        ({"statistics": [{"key": ["a"], "scenes": [""]}]}, "features.statistics[0].scenes[0]", "text"),
+        (
+            {"statistics": [{"key": ["a"], "scenes": ["s", "s"]}]},
+            "features.statistics[0].scenes[1]",
+            "already",
+        ),
+        (
+            {"statistics": [{"key": ["a"], "scenes": [3]}]},
+            "features.statistics[0].scenes[0]",
+            "text",
+        ),
+        (
+            {"statistics": [{"key": ["a"], "scenes": [""]}]},
+            "features.statistics[0].scenes[0]",
+            "text",
+        ),
         (
             {
                 "statistics": [
