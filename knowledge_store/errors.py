@@ -184,8 +184,9 @@ class KindsDiffer(KnowledgeError):
             for kinds in (found, needed)
         )
         super().__init__(
-            f"{name} has the kinds {has}; needed are {wants}. Build without a base, or with the "
-            "kinds, widths and dtypes of before; a model that is to have others starts anew."
+            f"{name} has the kinds {has}; needed are {wants}. Build without a base (a "
+            "refresh: into another store, [knowledge] store), or with the kinds, widths and dtypes "
+            "of before; a model that is to have others starts anew."
         )
 
 

@@ -49,8 +49,9 @@ class Knowledge:
         `NoGeneration` where there is none, `GenerationGone` where the last has been deleted.
         """
         self.store = store
-        self._cache_bytes = cache_bytes
+        self._bytes = cache_bytes
         self._readers: dict[str, GenerationReader] = {}  # by name, the last asked for last
+        self._prepared: dict[str, GenerationReader] = {}  # the next one, not asked for yet
         self._used_before: set[str] = set()
         self.schedule = store.schedule() if schedule is None else schedule
         self.kinds: Mapping[str, Kind] = self._kinds_of_last()
@@ -58,6 +59,16 @@ class Knowledge:
     def follow(self, schedule: Schedule) -> None:
         """Go by another schedule from the next look-up on; readers that are open stay so."""
         self.schedule = schedule
+
+    def prepare(self, generation: str) -> None:
+        """Open a generation that a schedule is about to name, so that it is read through once.
+
+        Raises what opening it raises, `KindsDiffer`.
+        """
+        if generation in self._readers or generation in self._prepared:
+            return
+        self._make_room()
+        self._prepared[generation] = self._fitting(self.store.reader(generation, self._bytes))
 
     def look_up(self, kind: str, ids: U64, at_ms: int | I64) -> Vectors:
         """Return the vectors (n, W) of ids (n,), each as of its event time (n,) in ms.
@@ -97,12 +108,13 @@ class Knowledge:
     @property
     def open_generations(self) -> list[str]:
         """The names of the generations that are open."""
-        return list(self._readers)
+        return [*self._readers, *self._prepared]
 
     def close(self) -> None:
         """Close every reader."""
-        while self._readers:
-            self._readers.popitem()[1].close()
+        for readers in (self._readers, self._prepared):
+            while readers:
+                readers.popitem()[1].close()
 
     def __enter__(self) -> Self:
         return self
@@ -119,26 +131,34 @@ class Knowledge:
         name = switch.generation
         reader = self._readers.pop(name, None)
         if reader is None:
-            while len(self._readers) >= OPEN:
-                self._readers.pop(next(iter(self._readers))).close()
-            reader = self._opened(switch)
+            reader = self._prepared.pop(name, None)
+            self._make_room()
+            reader = reader or self._opened(switch)
         self._readers[name] = reader
         return reader
+
+    def _make_room(self) -> None:
+        for readers in (self._prepared, self._readers):
+            while readers and len(self.open_generations) >= OPEN:
+                readers.pop(next(iter(readers))).close()
 
     def _opened(self, switch: Switch) -> GenerationReader:
         name = switch.generation
         try:
-            reader = self.store.reader(name, self._cache_bytes)
+            reader = self.store.reader(name, self._bytes)
         except NoSuchGeneration as error:
             raise GenerationGone(name, switch.from_ms, self.store.root) from error
         except (KnowledgeError, OSError) as error:
             if any(path.name == name for path in self.store.folders()):
                 raise
             raise GenerationGone(name, switch.from_ms, self.store.root) from error
+        return self._fitting(reader)
+
+    def _fitting(self, reader: GenerationReader) -> GenerationReader:
         found = reader.manifest.kinds
         if found != self.kinds:
             reader.close()
-            raise KindsDiffer(name, found.values(), self.kinds.values())
+            raise KindsDiffer(reader.manifest.name, found.values(), self.kinds.values())
         return reader
 
     def _let_go(self, used: set[str]) -> None:

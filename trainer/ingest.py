@@ -35,7 +35,8 @@ from trainer.relative import relative_to_request
 from trainer.view import View, ViewTimes
 
 if TYPE_CHECKING:  # who uses no knowledge needs no RocksDB
-    from trainer.knowledge_feed import InForce, KnowledgeFeed
+    from trainer.knowledge_feed import KnowledgeFeed
+    from trainer.knowledge_in_force import InForce
 
 Columns = dict[str, npt.NDArray[Any]]
 

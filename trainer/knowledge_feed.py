@@ -4,7 +4,7 @@ m accepted impressions, K knowledge width, J kinds (docs/architecture.md §12).
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -27,6 +27,7 @@ from stream.events import EventColumns
 from stream.pending import ColumnSpec
 from stream.state import State
 from trainer.knowledge_config import KnowledgeConfig
+from trainer.knowledge_in_force import InForce
 from trainer.knowledge_journal import (
     JournalError,
     KnowledgeJournal,
@@ -66,31 +67,6 @@ class NoIds(KnowledgeError):
             f"{', '.join(sorted(features)) or 'none'}. Add it to features.ids, name another as "
             "[knowledge] category, or leave the kind out of [knowledge] kinds."
         )
-
-
-@dataclass(frozen=True)
-class InForce:
-    """What a run uses at this moment, and what it has found so far, for people."""
-
-    taken: Taken | None  # None: nothing yet
-    switches: int
-    looked_up: int  # impressions
-    known: Mapping[str, int]  # of them by kind
-    digest: str  # of all vectors given so far, in the order of the impressions
-
-    def to_json(self) -> dict[str, Any]:
-        """Return what a result says of it."""
-        return {
-            "generation": self.taken.generation if self.taken else None,
-            "from_ms": self.taken.from_ms if self.taken else None,
-            "switches": self.switches,
-            "looked_up": self.looked_up,
-            "known": {
-                kind: round(n / self.looked_up, 4) if self.looked_up else None
-                for kind, n in self.known.items()
-            },
-            "digest": self.digest,
-        }
 
 
 class KnowledgeFeed:
@@ -258,7 +234,10 @@ class KnowledgeFeed:
             now = [taken for taken in self._later if taken.from_ms <= until_ms]
             self._later = self._later[len(now) :]
             try:
-                self._switch([taken for taken in now if self._opens(taken.generation)])
+                last = now[-1].generation
+                self._switch(
+                    [t for t in now if self._opens(t.generation, stays=t.generation == last)]
+                )
             except OSError as error:
                 self._later = []  # the next look finds them, and a time behind this look-up
                 self._tell_once(f"No new knowledge is taken up meanwhile: {error}")
@@ -305,10 +284,13 @@ class KnowledgeFeed:
             raise OtherKinds(generation, self._store.root)
         return manifest
 
-    def _opens(self, generation: str) -> bool:
+    def _opens(self, generation: str, *, stays: bool) -> bool:
         """Return whether a generation can be read: what cannot is not journalled, only told of."""
         try:
-            self._store.reader(generation, cache_bytes=1).close()
+            if stays:
+                self._knowledge.prepare(generation)
+            else:
+                self._store.reader(generation, cache_bytes=1).close()
         except (KnowledgeError, OSError) as error:
             self._tell_once(f"{generation} is not taken up: {error}")
             return False

@@ -40,12 +40,14 @@ EACH = plan((10, 1), (20, 2), (30, 3), (40, 4))
 LOOK_UPS = st.lists(st.tuples(st.integers(0, 60), st.integers(0, 52)), max_size=30)
 
 
-@given(st.lists(LOOK_UPS, max_size=4))
+@given(st.lists(st.tuples(LOOK_UPS, st.integers(0, 4)), max_size=4))
 def test_each_look_up_is_answered_by_what_was_in_force_then(four, calls):
-    """In whatever order times are asked for, backfills included; never more than two are open."""
+    """In whatever order times are asked for, backfills included, and what was opened ahead."""
     ids = np.concatenate([ITEMS, STRANGER, np.zeros(2, np.uint64)])
     with Knowledge(four, EACH, cache_bytes=1 << 16) as knowledge:
-        for call in calls:
+        for call, ahead in calls:
+            if ahead:
+                knowledge.prepare(f"g-{ahead:08d}")
             at = np.array([t for t, _ in call], np.int64)
             asked = ids[np.array([i for _, i in call], np.intp)]
             number = np.minimum(at // 10, 4)
@@ -57,6 +59,8 @@ def test_each_look_up_is_answered_by_what_was_in_force_then(four, calls):
             assert np.array_equal(np.where(known, number, 0), found.values[:, 0])
             expected = np.where(known[:, None], vectors(asked, 0)[:, 1:], 0)
             assert np.array_equal(expected, found.values[:, 1:])
+            assert len(knowledge.open_generations) <= 2
+            knowledge.prepare("g-00000001")
             assert len(knowledge.open_generations) <= 2
 
 
