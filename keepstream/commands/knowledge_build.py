@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Final, TextIO
 
 from keepstream.commands.command import Command, UsageError, print_json, say
-from keepstream.commands.knowledge_files import SUFFIXES, Block, blocks
+from keepstream.commands.knowledge_files import SUFFIXES, Block, blocks, fitting
 from keepstream.commands.knowledge_look import PAIRS, add_store, described, utc, when
 from keepstream.commands.knowledge_switch import warn_of
 from knowledge_store.kinds import DTYPES, Kind
@@ -102,7 +102,7 @@ def build(args: argparse.Namespace, out: TextIO) -> int:
     rows = dict.fromkeys(found, 0)
     with store.build({**(base.kinds if base else {}), **found}, args.base) as builder:
         for table in tables:
-            for ids, vectors in table.blocks():
+            for ids, vectors in table.blocks(found[table.kind]):
                 builder.put(table.kind, ids, vectors)
                 rows[table.kind] += ids.size
         manifest = builder.commit(trained_until_ms=trained_until_ms, about=said)
@@ -139,13 +139,13 @@ class _Table:
         if kind == PAIRS and args.category_column is None:
             raise UsageError("Kind interaction is of pairs: name the --category-column too.")
 
-    def blocks(self) -> Iterator[Block]:
-        """Yield its ids (n,) and vectors (n, W)."""
-        return blocks(self._path, *self._columns)
+    def blocks(self, kind: Kind) -> Iterator[Block]:
+        """Yield its ids (n,) and vectors (n, W), as the kind is stored."""
+        return fitting(self._path, blocks(self._path, *self._columns), kind.numpy)
 
     def of_kind(self, dtype: str | None, base: Manifest | None) -> Kind:
         """Return what the first rows say of the kind."""
-        first = next(self.blocks(), None)
+        first = next(blocks(self._path, *self._columns), None)
         if first is None:
             raise UsageError(f"{self._path}: there is no row in it.")
         if base is not None and self.kind in base.kinds and dtype is None:

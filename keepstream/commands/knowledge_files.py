@@ -37,18 +37,39 @@ def blocks(path: Path, ids: str, vectors: str, category: str | None) -> Iterator
         raise UsageError(f"{path}: give a {' or '.join(SUFFIXES)} file.")
     columns = [ids, vectors, *([category] if category else [])]
     read = _parquet if path.suffix == ".parquet" else _npz
-    width = None
+    width, start = None, 0
     for first, rows, second in read(path, columns):
         found = pair_ids(first, second) if second is not None else first
         if (found == 0).any():
             raise UsageError(
-                f"{path}: row {int(np.flatnonzero(found == 0)[0])} of a block of {found.size:,} "
-                f"names nothing in {' and '.join([ids, *columns[2:]])}. Leave such rows out."
+                f"{path}: row {start + int(np.flatnonzero(found == 0)[0]):,}, from 0 on, names "
+                f"nothing in {' and '.join([ids, *columns[2:]])}. Leave such rows out."
             )
         if width not in (None, rows.shape[1]):
             raise UsageError(f"{path}: {vectors} holds vectors of {width} and {rows.shape[1]}.")
         width = rows.shape[1]
         yield found, rows
+        start += found.size
+
+
+def fitting(path: Path, given: Iterator[Block], dtype: npt.DTypeLike) -> Iterator[Block]:
+    """Yield the blocks ``given`` of ``path`` with vectors in ``dtype``.
+
+    Raises `UsageError` at a row that is not finite in it.
+    """
+    start = 0
+    for ids, rows in given:
+        with np.errstate(over="ignore"):  # infinite then, and told as that
+            stored = rows.astype(dtype)
+        faulty = np.flatnonzero(~np.isfinite(stored).all(axis=1))
+        if faulty.size:
+            raise UsageError(
+                f"{path}: row {start + int(faulty[0]):,}, from 0 on, has a vector that is not "
+                f"finite as {np.dtype(dtype)}. Leave it out or scale it; --dtype float32 holds "
+                "larger numbers."
+            )
+        yield ids, stored
+        start += ids.size
 
 
 def _parquet(path: Path, columns: list[str]) -> Iterator[tuple[U64, Any, U64 | None]]:
@@ -90,6 +111,11 @@ def _npz(path: Path, columns: list[str]) -> Iterator[tuple[U64, Any, U64 | None]
             _need(path, columns, file.files)
             given = [file[name] for name in columns]
     except (ValueError, OSError, BadZipFile) as error:
+        if "pickle" in str(error):
+            raise UsageError(
+                f"{path} holds Python objects, which are not read. Save ids as integers or text "
+                "(dtype U), vectors as an array of numbers."
+            ) from error
         raise UsageError(f"{path} cannot be read as .npz: {error}") from error
     ids, vectors = given[:2]
     rows = vectors.shape[:1]
