@@ -111,12 +111,13 @@ def _npz(path: Path, columns: list[str]) -> Iterator[tuple[U64, Any, U64 | None]
             _need(path, columns, file.files)
             given = [file[name] for name in columns]
     except (ValueError, OSError, BadZipFile) as error:
-        if "pickle" in str(error):
+        if "Object arrays" in str(error):
             raise UsageError(
                 f"{path} holds Python objects, which are not read. Save ids as integers or text "
                 "(dtype U), vectors as an array of numbers."
             ) from error
-        raise UsageError(f"{path} cannot be read as .npz: {error}") from error
+        fact = "it is no zip file" if "pickled" in str(error) else error
+        raise UsageError(f"{path} cannot be read as .npz: {fact}.") from error
     ids, vectors = given[:2]
     rows = vectors.shape[:1]
     if vectors.ndim != 2 or vectors.dtype.kind not in "fiu" or ids.shape[:1] != rows:
