@@ -24,7 +24,7 @@ I64 = npt.NDArray[np.int64]
 
 CHECK: Final = 4  # bytes
 _WORDS: Final = 2  # 16-bit words of a check
-_AHEAD: Final = 8  # rows by which vectors are fetched ahead: they come in any order
+_AHEAD: Final = 16  # rows by which vectors are fetched ahead: they come in any order
 NO_WORD: Final = 0xFFFF  # begins a record that is none: a NaN, which no vector holds
 
 
@@ -98,9 +98,11 @@ def _seal(ids: U64, words: U16, rows: I64, factors: U64, words_each: int, out: U
                 prefetch(words, rows[i + _AHEAD], j)
         for j in range(n):
             out[i, j] = words[rows[i], j]
+        largest = np.uint16(0)  # without a branch, so that it is compiled to vector code
         for j in range(words_each - 1, n, words_each):
-            if out[i, j] & exponent == exponent and i < faulty:
-                faulty = i
+            largest = max(largest, out[i, j] & exponent)
+        if largest == exponent and i < faulty:
+            faulty = i
         check = _check(ids[i], out[i], factors, n)
         out[i, n] = np.uint16(check & np.uint32(0xFFFF))
         out[i, n + 1] = np.uint16(check >> np.uint32(16))

@@ -31,6 +31,7 @@ from rocksdict import (
 
 from knowledge_store.errors import TableCorrupt, TableMissing, WrongVectors, refusals_named
 from knowledge_store.kinds import Kind, ids_of, keys_of
+from knowledge_store.order import rising
 from knowledge_store.records import multipliers, no_record, record_bytes, sealed, unsealed, words_of
 
 U64 = npt.NDArray[np.uint64]
@@ -248,10 +249,10 @@ def _sorted(kind: Kind, ids: U64, vectors: Array) -> Order | None:
         raise WrongVectors("id 0 stands for no id. Leave out the rows that have it.")
     if (ids[1:] > ids[:-1]).all():
         return None
-    order = np.argsort(ids)
-    same = ids[order[1:]] == ids[order[:-1]]
+    order, found = rising(ids)
+    same = found[1:] == found[:-1]
     if same.any():
-        twice = int(ids[order[np.flatnonzero(same)[0]]])
+        twice = int(found[np.flatnonzero(same)[0]])
         raise WrongVectors(f"id {twice} comes twice. Give each its last vector alone.")
     return order
 
@@ -262,7 +263,6 @@ def _write(
     """Write the rows in their ``order`` and flush; ``settle``: move them to the bottom."""
     unlogged = WriteOptions()
     unlogged.disable_wal = True  # type: ignore[assignment,method-assign]  # a property, in truth
-    unlogged.memtable_insert_hint_per_batch = True  # rows come in order
     factors = multipliers(kind)
     as_stored = vectors.dtype == kind.numpy and vectors.flags.c_contiguous
     words = words_of(kind, vectors if as_stored else vectors[:0])

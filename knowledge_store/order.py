@@ -1,0 +1,48 @@
+"""The order of ids by key, found as plain numbers are sorted: faster than an order of places."""
+
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+U64 = npt.NDArray[np.uint64]
+I64 = npt.NDArray[np.int64]
+
+_FEW: Final = 1_000  # one in so many may be out of order to be put right one by one
+
+
+def rising(ids: U64) -> tuple[I64, U64]:
+    """Return the order (n,) in which ``ids`` (n,) rise, and the ids (n,) in it.
+
+    Each id's place takes the room of its last bits while they are sorted, some log2 n; the few ids
+    that only these tell apart, for they are hashes, are put right afterwards.
+
+    >>> rising(np.array([30, 10, 20], np.uint64))[0]
+    array([1, 2, 0])
+    """
+    bits = np.uint64(max(ids.size - 1, 1).bit_length())
+    placed = ids >> bits << bits
+    placed |= np.arange(ids.size, dtype=np.uint64)
+    placed.sort()
+    order: I64 = (placed & ((np.uint64(1) << bits) - np.uint64(1))).view(np.int64)
+    found = ids[order]
+    turns = np.flatnonzero(found[1:] < found[:-1])
+    if turns.size > ids.size // _FEW:
+        order = np.argsort(ids)
+        return order, ids[order]
+    for turn in turns.tolist():
+        _put_right(order, found, turn, bits)
+    return order, found
+
+
+def _put_right(order: I64, found: U64, at: int, bits: Any) -> None:
+    """Sort the ids around ``at`` that are the same but for their last ``bits``."""
+    same = found[at] >> bits
+    low, high = at, at + 1
+    while low and found[low - 1] >> bits == same:
+        low -= 1
+    while high < found.size and found[high] >> bits == same:
+        high += 1
+    inner = np.argsort(found[low:high])
+    order[low:high] = order[low:high][inner]
+    found[low:high] = found[low:high][inner]
