@@ -49,6 +49,7 @@ _FILE: Final = 1 << 30  # bytes; a plain table can be 2^31 at most
 _COPIED: Final = ("CURRENT", "IDENTITY", "MANIFEST-*", "OPTIONS-*")  # all but the tables: small
 _LEFT: Final = ("LOG*", "LOCK", "*.log")  # which no reader needs
 _SETTINGS: Final = "rocksdict-config.json"
+_NO_INDEX: Final = "full_scan_mode=true"  # among the options of a table that is being written
 _NO_LOG: Final = os.devnull + "/none"  # a reader writes no log into a folder of others
 
 
@@ -63,12 +64,13 @@ def write_table(folder: Path, kind: Kind, ids: U64, vectors: Array) -> int:
     with refusals_named(folder):
         folder.mkdir(parents=True)
         buffer = max(_BUFFER, ids.size * (record_bytes(kind) + _IN_MEMORY) // _FILES)
-        db = Rdict(str(folder), table_options(log=True, buffer=buffer))
+        db = Rdict(str(folder), table_options(log=True, buffer=buffer, index=False))
         try:
             _write(db, kind, ids, vectors, order, settle=True)
         finally:
             db.close()
         del db  # else its lock stays
+        _indexed_from_now(folder)
         _finish(folder)
     return int(ids.size)
 
@@ -214,13 +216,17 @@ def _found(db: Rdict, ids: U64, default: bytes | None = None) -> list[Any]:
     return records if default is None else [default if r is None else r for r in records]
 
 
-def table_options(*, log: bool = False, buffer: int = _BUFFER) -> Options:
-    """Return how tables are opened: for reading, or with a ``log`` in their folder for writing."""
+def table_options(*, log: bool = False, buffer: int = _BUFFER, index: bool = True) -> Options:
+    """Return how tables are opened: for reading, or with a ``log`` in their folder for writing.
+
+    Without an ``index`` of keys in memory nothing can be looked up; no file depends on it.
+    """
     plain = PlainTableFactoryOptions()
     plain.user_key_length = 8
     plain.bloom_bits_per_key = 10
     plain.hash_table_ratio = 0.75
     plain.index_sparseness = 16
+    plain.full_scan_mode = not index  # type: ignore[attr-defined]  # which its stub forgets
     options = Options(raw_mode=True)
     options.create_if_missing(True)
     options.set_plain_table_factory(plain)
@@ -303,6 +309,18 @@ def _link(path: Path, to: Path) -> None:
         to.hardlink_to(path)
     except OSError:  # another file system, or one without links
         shutil.copyfile(path, to)
+
+
+def _indexed_from_now(folder: Path) -> None:
+    """Let a table that was written without an index have one for whoever opens it.
+
+    RocksDB opens each file that it has written to look whether it can; with an index, which it has
+    no use for, a fifth of the writing is that. And a table is opened as its options say, for ever.
+    """
+    for path in folder.glob("OPTIONS-*"):
+        said = path.read_text()
+        assert said.count(_NO_INDEX) == 1, f"{path}: one factory of tables, and how it reads"
+        path.write_text(said.replace(_NO_INDEX, "full_scan_mode=false"))
 
 
 def _finish(folder: Path) -> None:

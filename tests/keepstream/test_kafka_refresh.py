@@ -40,8 +40,9 @@ def test_another_worker_refreshes_when_the_leader_dies(kafka, tmp_path):
     world, store = World(tmp_path, kafka, 2), tmp_path / "store"
     told("topics", "create", "--config", world.config)
     world.write(first)
-    words = ("worker", "--config", world.config, "--web-port", 0, "--set", "kafka.session_s=6",
-             "--refresh", extractor_of(world, store), "--refresh-run", tmp_path / "run")  # fmt: skip
+    job = ("--refresh", extractor_of(world, store), "--refresh-run", tmp_path / "run")
+    settings = ("--web-port", 0, "--set", "kafka.session_s=6")
+    words = ("worker", "--config", world.config, *settings, *job)
     with ExitStack() as stack:
         processes, workers = {}, {}
         for name in ("a", "b"):
