@@ -11,7 +11,9 @@ from keepstream.commands.command import Command, UsageError, add_config, config_
 from keepstream.inputs import opener
 from keepstream.reading import event_schema, feature_schema
 from stream.events import IMPRESSION, EventColumns, EventSchema
+from stream.ids import hash_text
 from stream.position import Position
+from trainer.schema import FeatureSchema
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -49,7 +51,7 @@ def features(args: argparse.Namespace, out: TextIO) -> int:
         "numbers": list(shape.numbers),
     }
     if args.input:
-        said["impressions"], said["present"] = _present(args, event_schema(config))
+        said["impressions"], said["present"] = _present(args, schema, event_schema(config))
         of_schema = {*schema.ids, *chain(*schema.crosses, *(s.key for s in schema.statistics))}
         for name, row in said["present"].items():
             row["used"] = name != "scene" or name in of_schema  # the others every event must have
@@ -73,7 +75,9 @@ def _absent(used: bool) -> str:
     return "   NEVER PRESENT: check its name" if used else "   (never present, and not used)"
 
 
-def _present(args: argparse.Namespace, schema: EventSchema) -> tuple[int, dict[str, Any]]:
+def _present(
+    args: argparse.Namespace, features: FeatureSchema, schema: EventSchema
+) -> tuple[int, dict[str, Any]]:
     source = opener(config_of(args), args.input)(schema, Position())
     blocks, seen = [], 0
     try:
@@ -95,7 +99,12 @@ def _present(args: argparse.Namespace, schema: EventSchema) -> tuple[int, dict[s
             for (name, _), start in zip(schema.lists, starts[:-1], strict=True)
         ),
     )
-    return len(events), {name: _described(values) for name, values in columns}
+    counted = (
+        (s.name, np.where(np.isin(events.scene, [*map(hash_text, s.scenes)]), events.scene, 0))
+        for s in features.statistics
+        if s.scenes
+    )
+    return len(events), {name: _described(values) for name, values in chain(columns, counted)}
 
 
 def _described(values: np.ndarray[Any, Any]) -> dict[str, Any]:

@@ -46,6 +46,21 @@ def test_a_configuration_for_json_events_is_complete(tmp_path):
     assert "item.ctr.3h" in told("features", "check", "--config", config)["numbers"]
 
 
+def test_a_scene_that_no_event_has_is_told(tmp_path):
+    """A scene that is spelt wrong would give a statistic of zeros, for good."""
+    table, config = tmp_path / "events.parquet", tmp_path / "k.toml"
+    pq.write_table(table_of(messages(300, chaos=Chaos())).drop_columns(["true_ctr"]), table)
+    keepstream("init", "--from", table, "--out", config)
+    words = ("features", "check", "--config", config, "--input", table)
+    for scene, code in (("front_page", 0), ("frontpage", 1)):
+        some = f"features.statistics=[{{key=['item'], scenes=['{scene}']}}]"
+
+        assert code == keepstream(*words, "--set", some)[0]
+
+        row = told(*words, "--set", some, code=code)["present"][f"item@{scene}"]
+        assert (row["distinct"], row["share"] > 0) == (1 - code, not code)
+
+
 def test_init_overwrites_nothing(tmp_path):
     """A configuration is edited by hand: to lose it would cost a day."""
     config = tmp_path / "k.toml"
