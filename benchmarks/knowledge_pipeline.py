@@ -114,7 +114,7 @@ def main() -> None:
     parser.add_argument("--impressions", type=int, default=400_000)
     parser.add_argument("--batch-size", type=int, help="default: the product's")
     parser.add_argument("--per-message", type=int, default=100)
-    parser.add_argument("--generations", type=int, default=2)
+    parser.add_argument("--generations", type=int, default=4)
     parser.add_argument("--rounds", type=int, default=5)
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:

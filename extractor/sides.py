@@ -14,7 +14,7 @@ from trainer.schema import CLOCK, HISTORY, LAST_CLICK
 
 Side = Literal["item", "user", "context", "pair"]
 
-_STATISTIC: Final = re.compile(r"(.+)\.(?:(?:shown|clicked|ctr)\.[^.]+(?:\.\d+)?h|age)")
+_STATISTIC: Final = re.compile(r"(.+)\.(?:(?:shown|clicked|ctr)\.[^.]+(?:\.\d+)?h|age)", re.DOTALL)
 
 
 @dataclass(frozen=True, kw_only=True)

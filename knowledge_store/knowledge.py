@@ -70,6 +70,11 @@ class Knowledge:
         self._make_room()
         self._prepared[generation] = self._fitting(self.store.reader(generation, self._bytes))
 
+    def forget_prepared(self) -> None:
+        """Close what was opened for a switch that is not made."""
+        while self._prepared:
+            self._prepared.popitem()[1].close()
+
     def look_up(self, kind: str, ids: U64, at_ms: int | I64) -> Vectors:
         """Return the vectors (n, W) of ids (n,), each as of its event time (n,) in ms.
 
@@ -138,7 +143,7 @@ class Knowledge:
         return reader
 
     def _make_room(self) -> None:
-        for readers in (self._prepared, self._readers):
+        for readers in (self._readers, self._prepared):  # what comes next is closed last
             while readers and len(self.open_generations) >= OPEN:
                 readers.pop(next(iter(readers))).close()
 

@@ -1,6 +1,6 @@
 """The order of ids by key, found as plain numbers are sorted: faster than an order of places."""
 
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -30,19 +30,16 @@ def rising(ids: U64) -> tuple[I64, U64]:
     if turns.size > ids.size // _FEW:
         order = np.argsort(ids)
         return order, ids[order]
+    begins, done = found >> bits, 0
     for turn in turns.tolist():
-        _put_right(order, found, turn, bits)
+        if turn < done:
+            continue  # in the group that was sorted last
+        low, done = np.searchsorted(begins, begins[turn], "left"), _end(begins, turn)
+        inner = np.argsort(found[low:done])
+        order[low:done] = order[low:done][inner]
+        found[low:done] = found[low:done][inner]
     return order, found
 
 
-def _put_right(order: I64, found: U64, at: int, bits: Any) -> None:
-    """Sort the ids around ``at`` that are the same but for their last ``bits``."""
-    same = found[at] >> bits
-    low, high = at, at + 1
-    while low and found[low - 1] >> bits == same:
-        low -= 1
-    while high < found.size and found[high] >> bits == same:
-        high += 1
-    inner = np.argsort(found[low:high])
-    order[low:high] = order[low:high][inner]
-    found[low:high] = found[low:high][inner]
+def _end(begins: U64, at: int) -> int:
+    return int(np.searchsorted(begins, begins[at], "right"))

@@ -28,7 +28,13 @@ from rocksdict import (
     WriteOptions,
 )
 
-from knowledge_store.errors import TableCorrupt, TableMissing, WrongVectors, refusals_named
+from knowledge_store.errors import (
+    TableCorrupt,
+    TableMissing,
+    TableUnreadable,
+    WrongVectors,
+    refusals_named,
+)
 from knowledge_store.kinds import Kind, ids_of, keys_of
 from knowledge_store.order import rising
 from knowledge_store.records import multipliers, no_record, record_bytes, sealed, unsealed, words_of
@@ -219,7 +225,7 @@ def _found(db: Rdict, ids: U64, default: bytes | None = None) -> list[Any]:
 def table_options(*, log: bool = False, buffer: int = _BUFFER, index: bool = True) -> Options:
     """Return how tables are opened: for reading, or with a ``log`` in their folder for writing.
 
-    Without an ``index`` of keys in memory nothing can be looked up; no file depends on it.
+    Without an ``index`` of keys in memory a look-up ends the process; no file depends on it.
     """
     plain = PlainTableFactoryOptions()
     plain.user_key_length = 8
@@ -317,10 +323,11 @@ def _indexed_from_now(folder: Path) -> None:
     RocksDB opens each file that it has written to look whether it can; with an index, which it has
     no use for, a fifth of the writing is that. And a table is opened as its options say, for ever.
     """
-    for path in folder.glob("OPTIONS-*"):
-        said = path.read_text()
-        assert said.count(_NO_INDEX) == 1, f"{path}: one factory of tables, and how it reads"
-        path.write_text(said.replace(_NO_INDEX, "full_scan_mode=false"))
+    options = [path for path in folder.glob("OPTIONS-*") if _NO_INDEX in path.read_text()]
+    if not options:  # else whoever looks up ends
+        raise TableUnreadable(folder, f"its options do not say {_NO_INDEX}")
+    for path in options:
+        path.write_text(path.read_text().replace(_NO_INDEX, "full_scan_mode=false"))
 
 
 def _finish(folder: Path) -> None:

@@ -239,6 +239,7 @@ class KnowledgeFeed:
                     [t for t in now if self._opens(t.generation, stays=t.generation == last)]
                 )
             except OSError as error:
+                self._knowledge.forget_prepared()
                 self._later = []  # the next look finds them, and a time behind this look-up
                 self._tell_once(f"No new knowledge is taken up meanwhile: {error}")
 

@@ -40,8 +40,12 @@ class Statistic:
     @property
     def name(self) -> str:
         """How columns and reports call it, as in ``user*item`` or ``item@front,search``."""
-        where = f"@{','.join(self.scenes)}" if self.scenes else ""
-        return "*".join(self.key) + where
+        return "*".join(self.key) + self.place
+
+    @property
+    def place(self) -> str:
+        """How it calls its scenes: empty, or as in ``@front,search``."""
+        return f"@{','.join(self.scenes)}" if self.scenes else ""
 
     @property
     def numbers(self) -> tuple[str, ...]:
@@ -122,7 +126,7 @@ class FeatureSchema:
                 _statistic(row, f"features.statistics[{i}]") for i, row in enumerate(rows)
             )
             _no_doubles(
-                [(*s.key, *(f"@{scene}" for scene in s.scenes)) for s in given["statistics"]],
+                [(*s.key[:-1], s.key[-1] + s.place) for s in given["statistics"]],
                 "features.statistics",
             )
         if "history" in table:
@@ -274,15 +278,15 @@ def _sequence(value: object, path: str) -> Sequence[Any]:
     return value
 
 
-def _text(value: object, path: str) -> str:
-    if not isinstance(value, str) or not value:
-        raise FeatureSchemaError(path, f"must be a text, not {value!r}")
+def _scene(value: object, path: str) -> str:
+    if not isinstance(value, str) or not value or "," in value or not value.isprintable():
+        raise FeatureSchemaError(path, f"must be a printable text without a comma, not {value!r}")
     return value
 
 
 def _name(value: object, path: str) -> str:
-    if not isinstance(value, str) or not value or set(value) & set("*/@"):
-        raise FeatureSchemaError(path, f'must be a name without "*", "/" and "@", not {value!r}')
+    if not isinstance(value, str) or not value or "*" in value or "/" in value:
+        raise FeatureSchemaError(path, f'must be a name without "*" and "/", not {value!r}')
     return value
 
 
@@ -378,8 +382,10 @@ def _statistic(row: object, path: str) -> Statistic:
 
 
 def _scenes(value: object, key: Collection[str], path: str) -> tuple[str, ...]:
-    scenes = tuple(_text(v, f"{path}[{i}]") for i, v in enumerate(_sequence(value, path)))
+    scenes = tuple(_scene(v, f"{path}[{i}]") for i, v in enumerate(_sequence(value, path)))
     _no_doubles(scenes, path)
+    if scenes and (odd := [part for part in key if "@" in part]):
+        raise FeatureSchemaError(path, f'{odd[0]!r} of the key has an "@", which begins scenes')
     if "scene" in key:
         raise FeatureSchemaError(
             path, 'the key has "scene", so each scene has counts of its own: leave out one of both'

@@ -125,10 +125,11 @@ class _Chosen:
         scores = self._training.learner.score(batch)
         columns = {name: getattr(batch, name) for name in _OF_BATCH}
         self._waiting.append({n: c[rows] for n, c in columns.items() if c is not None})
-        if len(self) >= self._size:
-            some = {n: np.concatenate([w[n] for w in self._waiting]) for n in self._waiting[0]}
-            self._waiting = []
-            learn(Batch(**some, fresh=len(some["label"])))
+        assert batch.fresh == len(batch.label), "what is rehearsed has no place here"
+        while len(self) >= self._size:
+            all_of = {n: np.concatenate([w[n] for w in self._waiting]) for n in self._waiting[0]}
+            self._waiting = [{n: c[self._size :] for n, c in all_of.items()}]
+            learn(Batch(**{n: c[: self._size] for n, c in all_of.items()}, fresh=self._size))
         return scores
 
 

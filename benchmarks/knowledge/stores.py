@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from extractor.clusters import Clusters
 from extractor.extract import extract
 from extractor.extraction import CLUSTER, ITEM, USER, Extraction
 from extractor.refresh import Refresher
@@ -21,6 +22,7 @@ from trainer.view import View
 
 U64 = npt.NDArray[np.uint64]
 F32 = npt.NDArray[np.float32]
+I32 = npt.NDArray[np.int32]
 
 
 def content(store: KnowledgeStore, name: str) -> dict[str, tuple[U64, npt.NDArray[Any]]]:
@@ -83,10 +85,13 @@ class Aligned:
 def turned(vectors: Mapping[str, F32], rng: np.random.Generator) -> dict[str, F32]:
     """Return the vectors of kinds (n, W) as another training would have them: turned.
 
-    Users and items by one rotation, since only their products mean something; others by their own.
+    Users and items by one rotation, since only their products mean something; others by their own,
+    and the numbers of clusters by none.
     """
     turns = {
         name: np.linalg.qr(rng.normal(size=(each.shape[1], each.shape[1])))[0].astype(np.float32)
+        if name != CLUSTER
+        else np.eye(1, dtype=np.float32)
         for name, each in vectors.items()
     }
     if ITEM in turns and USER in turns:
@@ -113,15 +118,18 @@ class Raw:
         self.cost = Cost()
         self._turned = np.random.default_rng(config.train.seed) if turned else None
         self._early_ms = early_ms
-        self._clusters = np.zeros(0, np.int32)
+        self._config = config.extractor
+        self._clusters: Clusters | None = None
 
     def take(
         self, extraction: Extraction, from_ms: int, extract_s: float, training: Training
     ) -> None:
         """Make a generation."""
+        if extraction.pairs is not None:
+            extraction = extraction.with_clusters(self._clustered(extraction.kinds[ITEM].vectors))
         if self._turned is not None:
             extraction = turned_extraction(extraction, self._turned)
-        kinds = {k.name: k for k in extraction.stored().values() if k.name != CLUSTER}
+        kinds = extraction.stored()
         until = extraction.at_ms - self._early_ms
         with self.store.build(kinds) as build:
             for name in kinds:
@@ -130,6 +138,15 @@ class Raw:
             manifest = build.commit(trained_until_ms=until, about={})
         self.store.activate(manifest.name, from_ms - self._early_ms)
         self.cost.add(extract_s, sum(map(len, extraction.kinds.values())), "accept")
+
+    def _clustered(self, vectors: F32) -> I32:
+        """Return the number (n,) of each item's cluster, which it keeps from one to the next."""
+        if self._clusters is None:
+            self._clusters = Clusters(self._config.clusters, vectors.shape[1])
+            self._clusters.fit(vectors)
+        else:
+            self._clusters.refresh(vectors)
+        return self._clusters.assign(vectors)
 
 
 class Stores:

@@ -63,10 +63,11 @@ def fitting(path: Path, given: Iterator[Block], dtype: npt.DTypeLike) -> Iterato
             stored = rows.astype(dtype)
         faulty = np.flatnonzero(~np.isfinite(stored).all(axis=1))
         if faulty.size:
+            row = int(faulty[0])
+            scale = ", scale it, or give --dtype float32" if np.isfinite(rows[row]).all() else ""
             raise UsageError(
-                f"{path}: row {start + int(faulty[0]):,}, from 0 on, has a vector that is not "
-                f"finite as {np.dtype(dtype)}. Leave it out or scale it; --dtype float32 holds "
-                "larger numbers."
+                f"{path}: row {start + row:,}, from 0 on, has a vector that is not finite as "
+                f"{np.dtype(dtype)}. Leave it out{scale}."
             )
         yield ids, stored
         start += ids.size
@@ -107,10 +108,15 @@ def _arrow_vectors(path: Path, name: str, array: Any) -> npt.NDArray[np.floating
 
 def _npz(path: Path, columns: list[str]) -> Iterator[tuple[U64, Any, U64 | None]]:
     try:
-        with np.load(path, allow_pickle=False) as file:
+        file = np.load(path, allow_pickle=False)
+        if not isinstance(file, np.lib.npyio.NpzFile):
+            raise UsageError(f"{path} holds one array, as .npy does. Save ids and vectors in one.")
+        with file:
             _need(path, columns, file.files)
             given = [file[name] for name in columns]
-    except (ValueError, OSError, BadZipFile) as error:
+        if not all(isinstance(array, np.ndarray) for array in given):
+            raise UsageError(f"{path} is a zip file, and what is in it are no arrays.")
+    except (ValueError, OSError, EOFError, BadZipFile) as error:
         if "Object arrays" in str(error):
             raise UsageError(
                 f"{path} holds Python objects, which are not read. Save ids as integers or text "

@@ -34,6 +34,7 @@ FEATURES = {
         {"key": ["last_click"], "half_lives_h": [1]},
         {"key": ["user", "item"], "half_lives_h": [1]},
         {"key": ["item", "scene"], "half_lives_h": [1]},
+        {"key": ["item"], "scenes": ["aside"], "half_lives_h": [1]},
     ],
 }
 MODEL = {"model": "keep", "hidden": [8], "learning_rate": 0.05}
@@ -54,7 +55,15 @@ def messages(impressions=400):
     """Return a log in which everybody and everything has a section or a country, and a price."""
     numbers = range(impressions)
     return {
-        SHOWN: [shown(i, i, features=fields(i % 11 % 3, i % 7 % 2, i % 5)) for i in numbers],
+        SHOWN: [
+            shown(
+                i,
+                i,
+                features=fields(i % 11 % 3, i % 7 % 2, i % 5),
+                scene=("home", "aside")[i % 3 == 1],
+            )
+            for i in numbers
+        ],
         CLICKED: [clicked(i, i + 20) for i in numbers if (i % 7 + i % 11) % 3 == 0],
     }
 
@@ -173,6 +182,18 @@ def test_the_hidden_state_of_an_item_is_what_its_tower_sees(run):
     assert found.kinds["item"].ids is states.ids
     np.testing.assert_allclose(states.vectors[i], expected, atol=1e-5)
     assert (states.vectors[:, :8] >= 0).all() and states.vectors[:, :8].std() > 0
+
+
+def test_what_one_scene_says_of_an_item_is_the_items(run):
+    """Whoever looks it up in another scene is told of this one, and not of their mixture."""
+    keep = run.learner.network
+    names = [run.schema.numbers_of_model[i] for i in keep.sides.item.numbers]
+    states = run.extract().kinds["item_state"].vectors[:, 8:]
+
+    aside, all_ = (states[:, names.index(f"{name}.shown.1h")] for name in ("item@aside", "item"))
+
+    assert aside.std() > 0.01
+    assert np.abs(aside - all_).max() > 0.01
 
 
 def test_an_interaction_is_what_the_model_says_of_user_and_category(run):

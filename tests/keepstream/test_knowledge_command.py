@@ -5,6 +5,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+from zipfile import ZipFile
 
 import numpy as np
 import pyarrow as pa
@@ -229,7 +230,7 @@ def test_damage_is_found_and_named(place):
         ({"id": pa.array([], pa.string()), "vector": pa.array([], pa.list_(pa.float32()))},
          "there is no row"),
         ({"id": ["a"], "vector": [[float("nan")]]}, "t.parquet: row 0, from 0 on, has a vector"),
-        ({"id": ["a", "b"], "vector": [[1.0], [70_000.0]]}, "row 1, from 0 on, has a vector"),
+        ({"id": ["a", "b"], "vector": [[1.0], [70_000.0]]}, "Leave it out, scale it, or give"),
     ],
 )  # fmt: skip
 def test_a_table_that_is_none_is_refused_and_leaves_nothing(place, columns, fact):
@@ -259,10 +260,19 @@ def test_arrays_that_are_none_are_refused(place):
     np.savez(place / "t.npz", id=np.arange(3), vector=np.ones((3, 2)), topic=np.arange(2))
     pairs = ("--kind", "interaction", "--category-column", "topic")
     assert "Give a category for each id" in build(place, *pairs, file="t.npz", code=2)["message"]
+    np.save(place / "one.npy", np.arange(3))
+    (place / "one.npy").rename(place / "one.npz")
+    (place / "empty.npz").touch()
+    with ZipFile(place / "zip.npz", "w") as file:
+        for name in ("id", "vector"):
+            file.writestr(name, b"text")
     (place / "t.npz").write_bytes(b"no zip")
     (place / "t.csv").touch()
     for file, fact in (
         ("t.npz", "cannot be read"),
+        ("one.npz", "holds one array"),
+        ("empty.npz", "cannot be read"),
+        ("zip.npz", "no arrays"),
         ("t.csv", ".parquet or .npz"),
         ("x.npz", "no such"),
     ):

@@ -1,5 +1,7 @@
 """The order of ids by key."""
 
+import time
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -45,3 +47,31 @@ def test_small_numbers_are_sorted_too():
 
     assert np.array_equal(np.arange(100_000), found)
     assert np.array_equal(np.argsort(ids), order)
+
+
+@pytest.mark.parametrize("swaps", [1, 20, 150])
+def test_dense_ids_that_are_nearly_in_order_take_no_longer(swaps):
+    """All of them begin alike, so a few that are out of order concern all of them, once."""
+    rng = np.random.default_rng(swaps)
+    ids = np.arange(1, 200_001, dtype=np.uint64)
+    for at in rng.integers(0, ids.size - 1, swaps):
+        ids[at], ids[at + 1] = ids[at + 1], ids[at]
+    began = time.process_time()
+
+    order, found = rising(ids)
+
+    assert time.process_time() - began < 0.5
+    assert np.array_equal(np.sort(ids), found)
+    assert np.array_equal(ids[order], found)
+
+
+def test_many_groups_are_each_put_right():
+    """Pairs that differ in their last bits alone, out of order here and there."""
+    begins = np.arange(1, 50_001, dtype=np.uint64) << np.uint64(40)
+    ids = np.stack([begins + np.uint64(1), begins], axis=1).ravel()
+    ids[: -2 * 40] = np.sort(ids[: -2 * 40])
+
+    order, found = rising(ids)
+
+    assert np.array_equal(np.sort(ids), found)
+    assert np.array_equal(ids[order], found)

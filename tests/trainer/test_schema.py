@@ -139,6 +139,21 @@ def test_the_digest_tells_schemas_apart():
             "text",
         ),
         (
+            {"statistics": [{"key": ["a"], "scenes": ["x,y"]}]},
+            "features.statistics[0].scenes[0]",
+            "without a comma",
+        ),
+        (
+            {"statistics": [{"key": ["a"], "scenes": ["x\n"]}]},
+            "features.statistics[0].scenes[0]",
+            "printable",
+        ),
+        (
+            {"statistics": [{"key": ["a@b"], "scenes": ["x"]}]},
+            "features.statistics[0].scenes",
+            "'a@b' of the key",
+        ),
+        (
             {"statistics": [{"key": ["a"], "scenes": [""]}]},
             "features.statistics[0].scenes[0]",
             "text",
@@ -151,7 +166,7 @@ def test_the_digest_tells_schemas_apart():
                 ]
             },
             "features.statistics[1]",
-            "already",
+            "'a@s,t' is already",
         ),
         (
             {"statistics": [{"key": ["a"], "half_lives_h": [3, 3]}]},
