@@ -119,6 +119,29 @@ def test_an_activation_counts_from_behind_the_last_look_up(four, tmp_path):
     assert [START_MS, START_MS + 30_001] == [t.from_ms for t in read_journal(journal)[0]]
 
 
+@pytest.mark.parametrize(("seconds", "opened"), [([31], [2]), ([29, 41], [3, 2])])
+def test_a_switch_reads_a_generation_through_once(four, monkeypatch, seconds, opened):
+    """Every byte of it is compared with its manifest then: a second a gigabyte."""
+    names, reader = [], KnowledgeStore.reader
+
+    def counted(store, name, *options, **more):
+        names.append(name)
+        return reader(store, name, *options, **more)
+
+    activate(four, 1, 0)
+    feed = feed_of(four, live=True)
+    given_to(feed, shown([1, 2]))
+    monkeypatch.setattr(KnowledgeStore, "reader", counted)
+    activate(four, 2, 30)
+    if 3 in opened:
+        activate(four, 3, 40)
+
+    given_to(feed, shown(seconds))
+
+    assert sorted(f"g-{number:08d}" for number in opened) == sorted(set(names))
+    assert names.count(f"g-{max(opened):08d}") == 1
+
+
 def test_an_activation_for_later_waits_for_its_time(four):
     """A trainer that is behind has not reached what the extractor has learned from."""
     activate(four, 1, 0)

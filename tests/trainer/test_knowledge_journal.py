@@ -209,6 +209,7 @@ def test_a_switch_that_cannot_be_journalled_is_not_made(four, tmp_path):
 
     assert [1, 1] == [generation(2), generation(3)]
     assert 1 == sum("No new knowledge" in line for line in told)
+    assert ["g-00000001"] == feed._knowledge.open_generations  # nor held open
     journal.rmdir()
     (tmp_path / "aside").rename(journal)
     assert 2 == generation(4)
