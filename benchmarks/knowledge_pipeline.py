@@ -1,9 +1,11 @@
 """The whole pipeline with knowledge against the same without: `ratio` is of examples a second.
 
-`python -m benchmarks.knowledge_pipeline` writes a simulated log and a store for it: vectors of 32
-float16 of most users, items and pairs of a user and a category, in generations that are put in
-force one after another while the log is read; each but the first amends the one before it. Then it
-trains over the log in turn without the store and with it, round after round, at the defaults of
+`python -m benchmarks.knowledge_pipeline` writes a simulated log and two stores for it: vectors of
+32 float16 of most users, items and pairs of a user and a category, in one generation, and in
+several that are put in force one after another while the log is read; each but the first amends
+the one before it. Then it trains over the log in turn without a store, with the first, and with the
+second (`ratio_switching`: a switch every hundred thousand examples, which is every second or two
+here and ten minutes of a scene of 170 impressions a second), round after round, at the defaults of
 the product: DIN, the gated plug at the narrowest layer, batches of 512, one torch thread beside the
 one that reads. ``core_us_per_example`` is processor time of the whole process; ``learn`` and
 ``ingest`` are of each thread alone, on batches in memory and without a learner.
@@ -34,7 +36,7 @@ WIDTH: Final = 32
 KINDS: Final = {name: Kind(name, WIDTH, "float16") for name in ("user", "item", "interaction")}
 KNOWN: Final = 0.9  # of the ids of each kind
 CHANGED: Final = 0.1  # of the vectors, from one generation to the next
-ARMS: Final = ("without", "with")
+ARMS: Final = ("without", "with", "switching")
 
 
 def config(store: Path | None, batch_size: int | None) -> Config:
@@ -119,12 +121,12 @@ def main() -> None:
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        log, store = folder / "log", folder / "knowledge"
+        log = folder / "log"
         write_log(log, args.impressions, args.per_message)
-        vectors = write_store(store, log, args.generations)
+        vectors = write_store(folder / "with", log, 1)
+        write_store(folder / "switching", log, args.generations)
         settings = {
-            "without": config(None, args.batch_size),
-            "with": config(store, args.batch_size),
+            arm: config(None if arm == "without" else folder / arm, args.batch_size) for arm in ARMS
         }
         rates: dict[str, list[float]] = {arm: [] for arm in ARMS}
         costs: dict[str, dict[str, list[float]]] = {
@@ -151,6 +153,7 @@ def main() -> None:
         report(
             "knowledge_pipeline",
             ratio=round(median["with"] / median["without"], 3),
+            ratio_switching=round(median["switching"] / median["without"], 3),
             examples_per_s={arm: round(rate) for arm, rate in median.items()},
             core_us_per_example={
                 arm: {part: rounded(statistics.median(of), 3) for part, of in parts.items()}
