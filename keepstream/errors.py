@@ -28,7 +28,7 @@ from stream.kafka import KafkaError, KafkaSettingError, NoSuchTopicInKafka
 from stream.reach import HandOverGap
 from trainer.checkpoint import CheckpointError
 from trainer.errors import EmbeddingError, ModelError, TrainingDiverged
-from trainer.schema import FeatureSchemaError
+from trainer.schema_values import FeatureSchemaError
 
 USAGE_ERRORS = (  # exit code 2: what was asked for cannot be served
     BaseTrainedLater,

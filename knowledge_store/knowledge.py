@@ -49,7 +49,7 @@ class Knowledge:
         `NoGeneration` where there is none, `GenerationGone` where the last has been deleted.
         """
         self.store = store
-        self._bytes = cache_bytes
+        self._cache_bytes = cache_bytes
         self._readers: dict[str, GenerationReader] = {}  # by name, the last asked for last
         self._prepared: dict[str, GenerationReader] = {}  # the next one, not asked for yet
         self._used_before: set[str] = set()
@@ -68,7 +68,8 @@ class Knowledge:
         if generation in self._readers or generation in self._prepared:
             return
         self._make_room()
-        self._prepared[generation] = self._fitting(self.store.reader(generation, self._bytes))
+        reader = self.store.reader(generation, self._cache_bytes)
+        self._prepared[generation] = self._fitting(reader)
 
     def forget_prepared(self) -> None:
         """Close what was opened for a switch that is not made."""
@@ -117,9 +118,9 @@ class Knowledge:
 
     def close(self) -> None:
         """Close every reader."""
-        for readers in (self._readers, self._prepared):
-            while readers:
-                readers.popitem()[1].close()
+        self.forget_prepared()
+        while self._readers:
+            self._readers.popitem()[1].close()
 
     def __enter__(self) -> Self:
         return self
@@ -150,7 +151,7 @@ class Knowledge:
     def _opened(self, switch: Switch) -> GenerationReader:
         name = switch.generation
         try:
-            reader = self.store.reader(name, self._bytes)
+            reader = self.store.reader(name, self._cache_bytes)
         except NoSuchGeneration as error:
             raise GenerationGone(name, switch.from_ms, self.store.root) from error
         except (KnowledgeError, OSError) as error:

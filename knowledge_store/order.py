@@ -17,6 +17,8 @@ def rising(ids: U64) -> tuple[I64, U64]:
     Each id's place takes the room of its last bits while they are sorted, some log2 n; the few ids
     that only these tell apart, for they are hashes, are put right afterwards.
 
+    Memory: 25 bytes an id, 16 of them returned.
+
     >>> rising(np.array([30, 10, 20], np.uint64))[0]
     array([1, 2, 0])
     """
@@ -24,22 +26,19 @@ def rising(ids: U64) -> tuple[I64, U64]:
     placed = ids >> bits << bits
     placed |= np.arange(ids.size, dtype=np.uint64)
     placed.sort()
-    order: I64 = (placed & ((np.uint64(1) << bits) - np.uint64(1))).view(np.int64)
+    placed &= (np.uint64(1) << bits) - np.uint64(1)
+    order: I64 = placed.view(np.int64)
     found = ids[order]
     turns = np.flatnonzero(found[1:] < found[:-1])
     if turns.size > ids.size // _FEW:
         order = np.argsort(ids)
         return order, ids[order]
-    begins, done = found >> bits, 0
+    begins, done = found >> bits if turns.size else found, 0
     for turn in turns.tolist():
         if turn < done:
             continue  # in the group that was sorted last
-        low, done = np.searchsorted(begins, begins[turn], "left"), _end(begins, turn)
+        low, done = (int(np.searchsorted(begins, begins[turn], s)) for s in ("left", "right"))
         inner = np.argsort(found[low:done])
         order[low:done] = order[low:done][inner]
         found[low:done] = found[low:done][inner]
     return order, found
-
-
-def _end(begins: U64, at: int) -> int:
-    return int(np.searchsorted(begins, begins[at], "right"))

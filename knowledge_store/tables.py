@@ -62,7 +62,7 @@ _NO_LOG: Final = os.devnull + "/none"  # a reader writes no log into a folder of
 def write_table(folder: Path, kind: Kind, ids: U64, vectors: Array) -> int:
     """Write ``vectors`` (n, W), those of ``ids`` (n,), as a new table; return n.
 
-    Memory, beside the arguments: 16 bytes a row, and 64 MB or a 32nd of the table. Raises
+    Memory, beside the arguments: 25 bytes a row, and 64 MB or a 32nd of the table. Raises
     `WrongVectors` where an id is 0 or comes twice, or a number is not finite; `StoreFull`,
     `TableUnreadable`.
     """
@@ -224,7 +224,7 @@ def _found(db: Rdict, ids: U64, default: bytes | None = None) -> list[Any]:
 def table_options(*, log: bool = False, buffer: int = _BUFFER, index: bool = True) -> Options:
     """Return how tables are opened: for reading, or with a ``log`` in their folder for writing.
 
-    Without an ``index`` of keys in memory a look-up ends the process; no file depends on it.
+    Without an ``index`` of keys in memory a look-up ends the process: see `_indexed_from_now`.
     """
     plain = PlainTableFactoryOptions()
     plain.user_key_length = 8

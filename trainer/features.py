@@ -133,11 +133,11 @@ class Features:
             rows["ids"][:, i] = salted(parts[name], name)
         for i, cross in enumerate(self._schema.crosses, len(self._schema.ids)):
             rows["ids"][:, i] = combined([parts[p] for p in cross], f"cross:{'*'.join(cross)}")
-        read_keys = np.empty_like(rows["keys"])
+        read_keys: dict[int, U64] = {}  # where others are read than are counted
         for k, s in enumerate(self._schema.statistics):
-            read_keys[:, k] = combined([parts[p] for p in s.key], f"statistic:{s.name}")
-            rows["keys"][:, k] = read_keys[:, k]
+            rows["keys"][:, k] = combined([parts[p] for p in s.key], f"statistic:{s.name}")
             if (scenes := self._scenes[k]) is not None:
+                read_keys[k] = rows["keys"][:, k].copy()
                 rows["keys"][~np.isin(rows["scene"], scenes), k] = 0
         clicks["keys"][~known] = rows["keys"][source[~known]]
         show["keys"] = _after(self._open_shows["keys"], rows["keys"])
@@ -226,7 +226,12 @@ class Features:
         return parts | {n: np.ascontiguousarray(ids[:, i]) for n, i in self._id_column.items()}
 
     def _count(
-        self, timeline: Timeline, read_keys: U64, show: Columns, click_keys: U64, numbers: F32
+        self,
+        timeline: Timeline,
+        read_keys: dict[int, U64],
+        show: Columns,
+        click_keys: U64,
+        numbers: F32,
     ) -> F32:
         """Fill the statistics' columns of ``numbers``, and return the items' ages (m,), hours."""
         schema = self._schema
@@ -245,7 +250,7 @@ class Features:
                 decays[s.half_lives_h],
                 np.ascontiguousarray(show["keys"][:, k]),
                 np.ascontiguousarray(click_keys[:, k]),
-                read_key=np.ascontiguousarray(read_keys[:, k]),
+                read_key=read_keys.get(k),
                 prior_shown=schema.prior_shown,
                 prior_ctr=prior,
                 out=numbers,

@@ -2,7 +2,6 @@
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from difflib import get_close_matches
 from typing import Any, Final
 
 import numpy as np
@@ -12,19 +11,23 @@ from xxhash import xxh3_128_hexdigest
 
 from networks.shape import ModelShape
 from stream.events import EventSchema
+from trainer.schema_values import (
+    FeatureSchemaError,
+    flag,
+    nearest,
+    no_doubles,
+    only,
+    plain_name,
+    real,
+    sequence,
+    whole,
+)
 
 BUILT_IN: Final = ("item", "user", "scene", "position")  # ids that every event has a place for
 LAST_CLICK: Final = "last_click"  # the user's most recent clicked item, as of the impression
 HISTORY: Final = "history"  # the name of the sequence of the user's clicked items
 _LONGEST_HELD: Final = 256  # half-lives: what 64-bit floats can follow
 CLOCK: Final = ("hour_sin", "hour_cos", "weekend")  # UTC
-
-
-class FeatureSchemaError(ValueError):
-    """A `[features]` table that says something impossible; the message names the TOML path."""
-
-    def __init__(self, path: str, fact: str) -> None:
-        super().__init__(f"{path}: {fact}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,36 +109,36 @@ class FeatureSchema:
             *("ids", "crosses", "numbers", "lists", "history", "hour_of_day", "statistics"),
             *("statistics_prior", "request_relative", "oracle"),
         ]
-        _only(table, known, "features")
+        only(table, known, "features")
         given: dict[str, Any] = {}
         if "ids" in table:
             given["ids"] = _names(table["ids"], "features.ids")
         if "numbers" in table:
             given["numbers"] = _names(table["numbers"], "features.numbers")
         if "crosses" in table:
-            crosses = _sequence(table["crosses"], "features.crosses")
+            crosses = sequence(table["crosses"], "features.crosses")
             given["crosses"] = tuple(
                 _key(parts, f"features.crosses[{i}]", least=2) for i, parts in enumerate(crosses)
             )
-            _no_doubles(given["crosses"], "features.crosses")
+            no_doubles(given["crosses"], "features.crosses")
         if "lists" in table:
             given["lists"] = _lists(table["lists"])
         if "statistics" in table:
-            rows = _sequence(table["statistics"], "features.statistics")
+            rows = sequence(table["statistics"], "features.statistics")
             given["statistics"] = tuple(
                 _statistic(row, f"features.statistics[{i}]") for i, row in enumerate(rows)
             )
-            _no_doubles(
-                [(*s.key[:-1], s.key[-1] + s.place) for s in given["statistics"]],
+            no_doubles(
+                [(*sorted(s.key)[:-1], max(s.key) + s.place) for s in given["statistics"]],
                 "features.statistics",
             )
         if "history" in table:
-            given["history"] = _whole(table["history"], "features.history", least=0)
+            given["history"] = whole(table["history"], "features.history", least=0)
         for name in ("hour_of_day", "request_relative"):
             if name in table:
-                given[name] = _flag(table[name], f"features.{name}")
+                given[name] = flag(table[name], f"features.{name}")
         if "oracle" in table:
-            given["oracle"] = _name(table["oracle"], "features.oracle")
+            given["oracle"] = plain_name(table["oracle"], "features.oracle")
         given |= _prior(table.get("statistics_prior", {}))
         return cls(**given)
 
@@ -144,7 +147,7 @@ class FeatureSchema:
             if feature.like is not None and feature.like not in self.ids:
                 raise FeatureSchemaError(
                     f"features.lists.{feature.name}.like",
-                    f"{feature.like!r} is not among features.ids{_nearest(feature.like, self.ids)}",
+                    f"{feature.like!r} is not among features.ids{nearest(feature.like, self.ids)}",
                 )
         if self.history and "item" not in self.ids:
             raise FeatureSchemaError(
@@ -258,41 +261,15 @@ class FeatureSchema:
         return xxh3_128_hexdigest(orjson.dumps(said, option=orjson.OPT_SORT_KEYS))
 
 
-def _nearest(name: str, known: Collection[str]) -> str:
-    near = get_close_matches(name, sorted(known), n=1)
-    return f'; did you mean "{near[0]}"?' if near else f"; known: {', '.join(known) or 'none'}"
-
-
-def _only(table: object, known: Collection[str], path: str) -> Mapping[str, Any]:
-    if not isinstance(table, Mapping):
-        raise FeatureSchemaError(path, f"must be a table, not {table!r}")
-    for key in table:
-        if key not in known:
-            raise FeatureSchemaError(f"{path}.{key}", f"no such key{_nearest(str(key), known)}")
-    return table
-
-
-def _sequence(value: object, path: str) -> Sequence[Any]:
-    if not isinstance(value, list | tuple):
-        raise FeatureSchemaError(path, f"must be a list, not {value!r}")
-    return value
-
-
 def _scene(value: object, path: str) -> str:
     if not isinstance(value, str) or not value or "," in value or not value.isprintable():
         raise FeatureSchemaError(path, f"must be a printable text without a comma, not {value!r}")
     return value
 
 
-def _name(value: object, path: str) -> str:
-    if not isinstance(value, str) or not value or "*" in value or "/" in value:
-        raise FeatureSchemaError(path, f'must be a name without "*" and "/", not {value!r}')
-    return value
-
-
 def _names(value: object, path: str) -> tuple[str, ...]:
-    names = tuple(_name(v, f"{path}[{i}]") for i, v in enumerate(_sequence(value, path)))
-    _no_doubles(names, path)
+    names = tuple(plain_name(v, f"{path}[{i}]") for i, v in enumerate(sequence(value, path)))
+    no_doubles(names, path)
     if LAST_CLICK in names:
         raise FeatureSchemaError(
             path, f'"{LAST_CLICK}" is a part of crosses and statistics; history = 1 embeds it'
@@ -301,38 +278,10 @@ def _names(value: object, path: str) -> tuple[str, ...]:
 
 
 def _key(value: object, path: str, least: int = 1) -> tuple[str, ...]:
-    parts = tuple(_name(v, f"{path}[{i}]") for i, v in enumerate(_sequence(value, path)))
+    parts = tuple(plain_name(v, f"{path}[{i}]") for i, v in enumerate(sequence(value, path)))
     if len(parts) < least or len(set(parts)) < len(parts):
         raise FeatureSchemaError(path, f"needs at least {least} different parts, not {list(parts)}")
     return parts
-
-
-def _no_doubles(keys: Sequence[str | tuple[str, ...]], path: str) -> None:
-    seen: dict[object, int] = {}
-    for i, key in enumerate(keys):
-        same = key if isinstance(key, str) else frozenset(key)
-        if same in seen:
-            text = key if isinstance(key, str) else "*".join(key)
-            raise FeatureSchemaError(f"{path}[{i}]", f"{text!r} is already {path}[{seen[same]}]")
-        seen[same] = i
-
-
-def _whole(value: object, path: str, least: int) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or value < least:
-        raise FeatureSchemaError(path, f"must be a whole number of at least {least}, not {value!r}")
-    return value
-
-
-def _flag(value: object, path: str) -> bool:
-    if not isinstance(value, bool):
-        raise FeatureSchemaError(path, f"must be true or false, not {value!r}")
-    return value
-
-
-def _real(value: object, path: str, low: float, high: float) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not low < value < high:
-        raise FeatureSchemaError(path, f"must lie between {low:g} and {high:g}, not {value!r}")
-    return float(value)
 
 
 def _lists(value: object) -> tuple[ListFeature, ...]:
@@ -341,35 +290,35 @@ def _lists(value: object) -> tuple[ListFeature, ...]:
     lists = []
     for name, spec in value.items():
         path = f"features.lists.{name}"
-        spec = _only(
+        spec = only(
             spec if isinstance(spec, Mapping) else {"length": spec}, ("length", "like"), path
         )
         if name == HISTORY:
             raise FeatureSchemaError(path, "that name is taken by the user's clicked items")
-        like = _name(spec["like"], f"{path}.like") if "like" in spec else None
-        length = _whole(spec.get("length"), f"{path}.length", least=1)
-        lists.append(ListFeature(name=_name(name, path), length=length, like=like))
+        like = plain_name(spec["like"], f"{path}.like") if "like" in spec else None
+        length = whole(spec.get("length"), f"{path}.length", least=1)
+        lists.append(ListFeature(name=plain_name(name, path), length=length, like=like))
     return tuple(lists)
 
 
 def _statistic(row: object, path: str) -> Statistic:
-    table = _only(row, ("key", "half_lives_h", "age", "scenes", "held_s"), path)
+    table = only(row, ("key", "half_lives_h", "age", "scenes", "held_s"), path)
     given: dict[str, Any] = {"key": _key(table.get("key", ()), f"{path}.key")}
     if "scenes" in table:
         given["scenes"] = _scenes(table["scenes"], given["key"], f"{path}.scenes")
     if "half_lives_h" in table:
-        lives = _sequence(table["half_lives_h"], f"{path}.half_lives_h")
+        lives = sequence(table["half_lives_h"], f"{path}.half_lives_h")
         given["half_lives_h"] = tuple(
             # a second … eleven years: what the decay of a 64-bit float can follow
-            _real(h, f"{path}.half_lives_h[{i}]", 1 / 3600, 1e5)
+            real(h, f"{path}.half_lives_h[{i}]", 1 / 3600, 1e5)
             for i, h in enumerate(lives)
         )
         if len(set(given["half_lives_h"])) < len(lives):
             raise FeatureSchemaError(f"{path}.half_lives_h", f"names one twice: {list(lives)}")
     if "age" in table:
-        given["age"] = _flag(table["age"], f"{path}.age")
+        given["age"] = flag(table["age"], f"{path}.age")
     if "held_s" in table:
-        given["held_s"] = _real(table["held_s"], f"{path}.held_s", 0.001, 1e8)
+        given["held_s"] = real(table["held_s"], f"{path}.held_s", 0.001, 1e8)
         lives = given.get("half_lives_h", Statistic.half_lives_h)
         if lives and given["held_s"] > (most := _LONGEST_HELD * 3600 * min(lives)):
             raise FeatureSchemaError(
@@ -382,8 +331,8 @@ def _statistic(row: object, path: str) -> Statistic:
 
 
 def _scenes(value: object, key: Collection[str], path: str) -> tuple[str, ...]:
-    scenes = tuple(_scene(v, f"{path}[{i}]") for i, v in enumerate(_sequence(value, path)))
-    _no_doubles(scenes, path)
+    scenes = tuple(_scene(v, f"{path}[{i}]") for i, v in enumerate(sequence(value, path)))
+    no_doubles(scenes, path)
     if scenes and (odd := [part for part in key if "@" in part]):
         raise FeatureSchemaError(path, f'{odd[0]!r} of the key has an "@", which begins scenes')
     if "scene" in key:
@@ -395,10 +344,10 @@ def _scenes(value: object, key: Collection[str], path: str) -> tuple[str, ...]:
 
 def _prior(value: object) -> dict[str, float]:
     path = "features.statistics_prior"
-    table = _only(value, ("shown", "ctr"), path)
+    table = only(value, ("shown", "ctr"), path)
     given = {}
     if "shown" in table:
-        given["prior_shown"] = _real(table["shown"], f"{path}.shown", 0, 1e9)
+        given["prior_shown"] = real(table["shown"], f"{path}.shown", 0, 1e9)
     if "ctr" in table:
-        given["prior_ctr"] = _real(table["ctr"], f"{path}.ctr", 0, 1)
+        given["prior_ctr"] = real(table["ctr"], f"{path}.ctr", 0, 1)
     return given

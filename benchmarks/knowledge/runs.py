@@ -110,7 +110,10 @@ def served(
 
 
 class _Chosen:
-    """Learns some of the examples that come, in batches as large as if no others had come."""
+    """Learns some of the examples that come, in batches as large as if no others had come.
+
+    What waits keeps its rows of the table, so ``ids.max_rows`` must be enough to give none away.
+    """
 
     def __init__(self, training: Training, size: int) -> None:
         self._training = training
@@ -122,10 +125,10 @@ class _Chosen:
 
     def learn(self, learn: Any, batch: Batch, rows: Any) -> Any:
         """Take the examples ``rows`` of a batch; return the scores of all of it."""
+        assert batch.fresh == len(batch), "what is rehearsed has no place here"
         scores = self._training.learner.score(batch)
         columns = {name: getattr(batch, name) for name in _OF_BATCH}
         self._waiting.append({n: c[rows] for n, c in columns.items() if c is not None})
-        assert batch.fresh == len(batch.label), "what is rehearsed has no place here"
         while len(self) >= self._size:
             all_of = {n: np.concatenate([w[n] for w in self._waiting]) for n in self._waiting[0]}
             self._waiting = [{n: c[self._size :] for n, c in all_of.items()}]

@@ -21,7 +21,8 @@ from replay.errors import MappingError
 from replay.mapping import ParquetMapping
 from replay.world import CATEGORIES, DEVICES, World, WorldConfig
 from trainer.models import SHIPPED
-from trainer.schema import FeatureSchema, FeatureSchemaError
+from trainer.schema import FeatureSchema
+from trainer.schema_values import FeatureSchemaError
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])

@@ -1,6 +1,7 @@
 import pytest
 
-from trainer.schema import FeatureSchema, FeatureSchemaError, ListFeature, Statistic
+from trainer.schema import FeatureSchema, ListFeature, Statistic
+from trainer.schema_values import FeatureSchemaError
 
 FULL = {
     "ids": ["item", "user", "scene", "device"],
@@ -137,6 +138,16 @@ def test_the_digest_tells_schemas_apart():
             {"statistics": [{"key": ["a"], "scenes": [3]}]},
             "features.statistics[0].scenes[0]",
             "text",
+        ),
+        (
+            {
+                "statistics": [
+                    {"key": ["a", "b"], "scenes": ["s"]},
+                    {"key": ["b", "a"], "scenes": ["s"]},
+                ]
+            },
+            "features.statistics[1]",
+            "'a*b@s' is already",
         ),
         (
             {"statistics": [{"key": ["a"], "scenes": ["x,y"]}]},
