@@ -60,7 +60,7 @@ def fitting(path: Path, given: Iterator[Block], dtype: npt.DTypeLike) -> Iterato
     start = 0
     for ids, rows in given:
         with np.errstate(over="ignore"):  # infinite then, and told as that
-            stored = rows.astype(dtype)
+            stored = rows.astype(dtype, copy=False)
         faulty = np.flatnonzero(~np.isfinite(stored).all(axis=1))
         if faulty.size:
             row = int(faulty[0])
